@@ -1,0 +1,14 @@
+import type { LoraWeights } from './adapters/lora-weights.ts'
+import type { EngineEvent, EngineRequest, EngineStats } from './engine/engine-port.ts'
+
+/** The engine as the HTTP side sees it, over whatever carries it (a worker thread, or a direct call in tests). */
+export interface EngineHandle {
+  /** Events of one request until `finish`, `cancelled` or `error`; always ends with exactly one of them. Returning early cancels. */
+  readonly generate: (request: EngineRequest, signal: AbortSignal) => AsyncIterable<EngineEvent>
+  /** Resolves when the adapter can be named in requests; its buffers are moved, not copied. */
+  readonly loadAdapter: (weights: LoraWeights) => Promise<void>
+  /** The caller makes sure that no request names it any more. */
+  readonly unloadAdapter: (digest: string) => Promise<void>
+  readonly stats: () => Promise<EngineStats>
+  readonly close: () => Promise<void>
+}

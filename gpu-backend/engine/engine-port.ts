@@ -1,0 +1,82 @@
+/** What crosses between the HTTP thread and the engine thread: token ids and text, never tensors of a step. */
+
+export interface SamplingParams {
+  /** 0: greedy. */
+  readonly temperature: number
+  readonly topP: number
+  /** 0: off. */
+  readonly topK: number
+  readonly minP: number
+  readonly presencePenalty: number
+  readonly frequencyPenalty: number
+  /** 1: off. */
+  readonly repetitionPenalty: number
+  /** Token id → bias added to its logit. */
+  readonly logitBias: readonly (readonly [tokenId: number, bias: number])[]
+  /** 64-bit seed as two uint32; the same request with the same seed gives the same answer, whatever runs beside it. */
+  readonly seed: readonly [number, number]
+}
+
+export interface EngineRequest {
+  /** Unique among live requests: the gateway's request id, plus `#i` for choice i of several. */
+  readonly id: string
+  readonly tenant: string
+  readonly promptTokens: readonly number[]
+  /** Digest of a loaded adapter; null for the base model. */
+  readonly adapter: string | null
+  readonly maxTokens: number
+  readonly sampling: SamplingParams
+  /** Up to 4; cut from the output. */
+  readonly stop: readonly string[]
+  /** Tokens that end the answer, never in its text. */
+  readonly stopTokenIds: readonly number[]
+}
+
+export type FinishReason = 'stop' | 'length'
+
+/** Counts that are billed. `completionTokens` is every token sampled, an end-of-sequence token too. */
+export interface EngineUsage {
+  readonly promptTokens: number
+  readonly cachedTokens: number
+  readonly completionTokens: number
+}
+
+export type EngineErrorCode =
+  | 'overloaded'
+  | 'context_length_exceeded'
+  | 'adapter_missing'
+  | 'internal_error'
+
+export type EngineEvent =
+  /** One sampled token that did not end the answer; `text` is '' while bytes or a possible stop string are held back. */
+  | { readonly kind: 'token'; readonly id: string; readonly tokenId: number; readonly text: string }
+  /** The end; `text` is what was still held back. */
+  | {
+      readonly kind: 'finish'
+      readonly id: string
+      readonly reason: FinishReason
+      readonly text: string
+      readonly usage: EngineUsage
+    }
+  /** The sequence was dropped on `cancel`; what it had used until then. */
+  | { readonly kind: 'cancelled'; readonly id: string; readonly usage: EngineUsage }
+  | {
+      readonly kind: 'error'
+      readonly id: string
+      readonly code: EngineErrorCode
+      readonly message: string
+      /** For `overloaded`: when a retry can succeed, by the queue's drain rate. */
+      readonly retryAfterMs: number | null
+      readonly usage: EngineUsage
+    }
+
+export interface EngineStats {
+  readonly runningCount: number
+  readonly waitingCount: number
+  readonly stepCount: number
+  readonly promptTokenCount: number
+  readonly completionTokenCount: number
+  readonly kvUsedTokens: number
+  readonly kvTotalTokens: number
+  readonly loadedAdapterCount: number
+}

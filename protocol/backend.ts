@@ -1,0 +1,96 @@
+import { z } from 'zod'
+import { addressSchema, digestSchema } from './digest.ts'
+
+/**
+ * What the gateway and its own backend say to each other beyond OpenAI's API. A foreign
+ * OpenAI-compatible server says none of it, and everything here is therefore optional for the
+ * gateway: it then meters by the standard `usage` object alone.
+ */
+
+/** The gateway's request id; the backend runs a request under it and remembers its usage by it. */
+export const REQUEST_ID_HEADER = 'x-request-id'
+
+/** The account a request belongs to, for fairness between tenants. Opaque to the backend. */
+export const TENANT_HEADER = 'x-tallygate-tenant'
+
+/** One contributor's part in an answer. */
+export const contributorCreditSchema = z.object({
+  contributor: z.string().min(1).max(200),
+  payee: addressSchema,
+  /** Parts per million of the contributors' share; the parts of one answer add up to 1,000,000. */
+  weight_ppm: z.int().min(1).max(1_000_000),
+})
+
+/** A stretch of the answer that stands word for word in a contributor's datum. Offsets are UTF-16 units of the answer. */
+export const matchedSpanSchema = z.object({
+  start: z.int().min(0),
+  end: z.int().min(1),
+  datum_id: z.string().max(200),
+  contributor: z.string().max(200),
+})
+
+/**
+ * The `tallygate` object on a non-streamed body, on the usage chunk of a stream (the one with
+ * `choices: []`), and in a request report: what the answer was made of.
+ */
+export const provenanceSchema = z.object({
+  /** SHA-256 that names the exact base weights. */
+  model_digest: digestSchema,
+  /** SHA-256 of the adapter's content; zero for the base model. */
+  adapter_digest: digestSchema,
+  /** Who is paid the adapter owner's share; null for the base model or where none is named. */
+  adapter_owner: addressSchema.nullable(),
+  /** SHA-256 of the datanet index that scored the answer; zero if none did. */
+  attribution_digest: digestSchema,
+  /** Empty: the answer is supported by nobody's data. */
+  contributors: z.array(contributorCreditSchema).max(64),
+  spans: z.array(matchedSpanSchema).max(256),
+  /** keccak256 of the UTF-8 prompt, as the model saw it (chat template applied). */
+  prompt_hash: digestSchema,
+  /** keccak256 of the UTF-8 answer; several choices are joined with U+0000. */
+  output_hash: digestSchema,
+})
+
+export type Provenance = z.infer<typeof provenanceSchema>
+
+export const usageSchema = z.object({
+  prompt_tokens: z.int().min(0),
+  completion_tokens: z.int().min(0),
+  total_tokens: z.int().min(0),
+  prompt_tokens_details: z.object({ cached_tokens: z.int().min(0) }).optional(),
+})
+
+export type Usage = z.infer<typeof usageSchema>
+
+/**
+ * `GET /tallygate/requests/{request_id}`: what a request has used so far, kept for ten minutes
+ * after its end. It lets the gateway bill exactly what was produced when the stream that would
+ * have said so was cut. 404: never seen, or forgotten.
+ */
+export const requestReportSchema = z.object({
+  request_id: z.string(),
+  state: z.enum(['running', 'completed', 'cancelled', 'failed']),
+  usage: usageSchema,
+  /** Null while running, and for requests that failed before they had a prompt. */
+  tallygate: provenanceSchema.nullable(),
+})
+
+export type RequestReport = z.infer<typeof requestReportSchema>
+
+/** One entry of the backend's `GET /v1/models`: a base model, or an adapter with `parent` set. */
+export const backendModelSchema = z.object({
+  id: z.string().min(1),
+  object: z.literal('model'),
+  created: z.int(),
+  owned_by: z.string(),
+  root: z.string().optional(),
+  parent: z.string().nullable().optional(),
+  /** Longest prompt plus answer, in tokens. */
+  max_model_len: z.int().positive().optional(),
+  /** SHA-256 of the exact weights: of the base model, or of the adapter's content. */
+  digest: digestSchema.optional(),
+})
+
+export type BackendModel = z.infer<typeof backendModelSchema>
+
+export const backendModelsSchema = z.object({ data: z.array(backendModelSchema) })

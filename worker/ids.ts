@@ -1,0 +1,24 @@
+/** Prefixes of every id that leaves the gateway. */
+export const ID_PREFIXES = {
+  account: 'acct',
+  apiKey: 'key',
+  request: 'req',
+} as const
+
+const ALPHABET = '0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ'
+
+/** `length` characters of base 62, uniform, from the platform's random source. */
+export function createRandomText(length: number): string {
+  let text = ''
+  while (text.length < length) {
+    for (const byte of crypto.getRandomValues(new Uint8Array(length))) {
+      if (byte < 248 && text.length < length) text += ALPHABET[byte % 62]
+    }
+  }
+  return text
+}
+
+/** A new request id, `req_` and 24 characters (142 bits). */
+export function createRequestId(): string {
+  return `${ID_PREFIXES.request}_${createRandomText(24)}`
+}

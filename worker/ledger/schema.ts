@@ -1,0 +1,87 @@
+import { index, integer, sqliteTable, text, uniqueIndex } from 'drizzle-orm/sqlite-core'
+import type { Digest } from '../../protocol/digest.ts'
+import type { Credit } from '../../protocol/usage-leaf.ts'
+import type { UsageOutcome } from './usage-record.ts'
+
+const digest = (name: string) => text(name).$type<Digest>().notNull()
+
+/** One row a settled request, written once by the account object's outbox. Lifetime: for ever. */
+export const usage = sqliteTable(
+  'usage',
+  {
+    requestId: text('request_id').primaryKey(),
+    accountId: text('account_id').notNull(),
+    keyId: text('key_id').notNull(),
+    endpoint: text('endpoint').$type<'chat.completions' | 'completions'>().notNull(),
+    model: text('model').notNull(),
+    backendId: text('backend_id').notNull(),
+    outcome: text('outcome').$type<UsageOutcome>().notNull(),
+    admittedAtMs: integer('admitted_at_ms').notNull(),
+    completedAtMs: integer('completed_at_ms').notNull(),
+    promptTokens: integer('prompt_tokens').notNull(),
+    cachedTokens: integer('cached_tokens').notNull(),
+    completionTokens: integer('completion_tokens').notNull(),
+    feeMicroUsd: integer('fee_micro_usd').notNull(),
+    priceVersion: integer('price_version').notNull(),
+    splitVersion: integer('split_version').notNull(),
+    modelDigest: digest('model_digest'),
+    adapterDigest: digest('adapter_digest'),
+    attributionDigest: digest('attribution_digest'),
+    credits: text('credits', { mode: 'json' }).$type<readonly Credit[]>().notNull(),
+    accountCommitment: digest('account_commitment'),
+    contentSalt: digest('content_salt'),
+    promptHash: digest('prompt_hash'),
+    outputHash: digest('output_hash'),
+    sketchHash: digest('sketch_hash'),
+    /** The anchor batch that holds the row's leaf; null until one is planned. */
+    batchId: integer('batch_id'),
+    /** The leaf's place in the batch's canonical order, from 0. */
+    leafIndex: integer('leaf_index'),
+  },
+  (table) => [
+    index('usage_by_account').on(table.accountId, table.completedAtMs, table.requestId),
+    index('usage_by_batch').on(table.batchId, table.leafIndex),
+  ],
+)
+
+/** States of a batch, in order; each is durable before the next begins. */
+export type BatchState = 'planned' | 'archived' | 'da_posted' | 'submitted' | 'confirmed' | 'final'
+
+/** One anchor batch. Lifetime: for ever. Ids are strictly sequential from 1, as the contract wants. */
+export const batches = sqliteTable(
+  'batches',
+  {
+    id: integer('id').primaryKey(),
+    state: text('state').$type<BatchState>().notNull(),
+    leafCount: integer('leaf_count').notNull(),
+    root: digest('root'),
+    payloadHash: digest('payload_hash'),
+    payloadBytes: integer('payload_bytes').notNull(),
+    plannedAtMs: integer('planned_at_ms').notNull(),
+    /** `eigenda`, or `none` where the DA was down and the archive is the only source. Null until posted. */
+    daKind: text('da_kind').$type<'eigenda' | 'none'>(),
+    /** Hex of the DA's commitment; its length differs from put to put. */
+    daCommitment: text('da_commitment').$type<Digest>(),
+    txHash: text('tx_hash').$type<Digest>(),
+    blockNumber: integer('block_number'),
+    /** The last failure, for the operator; null after a step went through. */
+    lastError: text('last_error'),
+    updatedAtMs: integer('updated_at_ms').notNull(),
+  },
+  (table) => [index('batches_by_state').on(table.state)],
+)
+
+/** A mirror of each API key without its secret, for the dashboard; the account object decides. */
+export const apiKeys = sqliteTable(
+  'api_keys',
+  {
+    id: text('id').primaryKey(),
+    accountId: text('account_id').notNull(),
+    name: text('name').notNull(),
+    /** The first characters of the key, to recognise it by. */
+    start: text('start').notNull(),
+    createdAtMs: integer('created_at_ms').notNull(),
+    revokedAtMs: integer('revoked_at_ms'),
+  },
+  (table) => [uniqueIndex('api_keys_by_account').on(table.accountId, table.id)],
+)
