@@ -1,8 +1,8 @@
 import { mkdir, readdir, readFile } from 'node:fs/promises'
-import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { build } from 'esbuild'
 import { convertV4MiniflareOptions, Log, LogLevel, Miniflare } from 'miniflare'
+import { claimPort } from './free-port.ts'
 
 const ROOT = join(import.meta.dirname, '..')
 
@@ -19,6 +19,8 @@ export interface Gateway {
   readonly url: string
   /** The Worker's D1 database, for tests and scripts that look at what was recorded. */
   readonly database: () => ReturnType<Miniflare['getD1Database']>
+  /** What the cron trigger does, once. */
+  readonly runScheduled: () => Promise<void>
   readonly close: () => Promise<void>
 }
 
@@ -59,26 +61,15 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
   await miniflare.ready
   const database = () => miniflare.getD1Database('DB')
   await applyMigrations(await database())
-  return { url: `http://127.0.0.1:${port}`, database, close: () => miniflare.dispose() }
-}
-
-/** Finds out that a port is free by taking it for a moment, so that the error can name it. */
-async function claimPort(wanted: number): Promise<number> {
-  const server = createServer()
-  await new Promise<void>((resolve, reject) => {
-    server.once('error', (error: NodeJS.ErrnoException) =>
-      reject(
-        error.code === 'EADDRINUSE'
-          ? new Error(`Port ${wanted} is in use. Choose another with --port.`, { cause: error })
-          : error,
-      ),
-    )
-    server.listen(wanted, '127.0.0.1', resolve)
-  })
-  const address = server.address()
-  await new Promise((resolve) => server.close(resolve))
-  if (address === null || typeof address === 'string') throw new Error('No TCP address.')
-  return address.port
+  return {
+    url: `http://127.0.0.1:${port}`,
+    database,
+    runScheduled: async () => {
+      const worker = await miniflare.getWorker('tallygate')
+      await worker.scheduled({})
+    },
+    close: () => miniflare.dispose(),
+  }
 }
 
 async function bundleWorker(): Promise<string> {
