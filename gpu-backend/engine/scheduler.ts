@@ -18,15 +18,16 @@ export const DEFAULT_ENGINE_LIMITS: EngineLimits = {
   chunkTokens: 64,
 }
 
-/** Throws when the limits would let a step have no room for a chunk, or make no sense at all. */
+/** Throws when a limit is no positive integer, or a step could have no room for a chunk; names the limit. */
 export function assertLimits(limits: EngineLimits): void {
+  const { maxRunningCount, maxStepTokens, chunkTokens } = limits
   for (const [name, value] of Object.entries(limits)) {
     assert(Number.isSafeInteger(value) && value > 0, `${name} is ${value}, not a positive integer`)
   }
-  const least = limits.maxRunningCount + limits.chunkTokens
+  const least = maxRunningCount + chunkTokens
   assert(
-    limits.maxStepTokens >= least,
-    `maxStepTokens is ${limits.maxStepTokens}, less than maxRunningCount + chunkTokens = ${least}`,
+    maxStepTokens >= least,
+    `maxStepTokens is ${maxStepTokens}, less than maxRunningCount + chunkTokens = ${least}`,
   )
 }
 

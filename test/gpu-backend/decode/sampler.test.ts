@@ -60,7 +60,11 @@ function sampleNaively(
   const keptMass = kept.reduce((sum, { weight }) => sum + weight, 0)
   const target = drawUniform(params.seed, answer.length) * keptMass
   let sum = 0
-  return (kept.find(({ weight }) => (sum += weight) > target) ?? kept.at(-1)!).id
+  for (const { id, weight } of kept) {
+    sum += weight
+    if (sum > target) return id
+  }
+  return kept.at(-1)!.id
 }
 
 test('draws what a plain implementation that sorts the vocabulary draws', () => {
