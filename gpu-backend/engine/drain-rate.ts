@@ -11,12 +11,12 @@ export interface DrainRate {
   readonly noteEmpty: (nowMs: number) => void
   /**
    * Whole milliseconds until a place is free. Callers turned away one after another are each given
-   * the next place instead of all the same one, at most the time to drain the whole queue.
+   * the next place instead of all the same one, at most the time in which all places change hands.
    */
   readonly promisePlaceMs: (nowMs: number) => number
 }
 
-/** `capacity`: places in the queue. `initialIntervalMs`: the time between two ends that is assumed before one was seen. */
+/** `capacity`: places of waiting and running requests together. `initialIntervalMs`: the time between two ends that is assumed before one was seen. */
 export function createDrainRate(capacity: number, initialIntervalMs: number): DrainRate {
   let knownIntervalMs = initialIntervalMs
   /** When the queue became busy, or the oldest end in the window; then the ends since. */

@@ -35,6 +35,7 @@ export class Engine {
   readonly #parts: EngineParts
   readonly #sampler: Sampler
   readonly #kvTotalTokens: number
+  readonly #maxLiveCount: number
   readonly #waiting: WaitingQueue
   /** By request id, in order of admission. */
   readonly #running = new Map<string, Sequence>()
@@ -49,7 +50,8 @@ export class Engine {
     this.#parts = parts
     this.#sampler = createSampler(parts.runner.vocabSize)
     this.#kvTotalTokens = parts.runner.freeKvTokens
-    this.#waiting = createWaitingQueue(parts.limits.maxWaitingCount, parts.nowMs)
+    this.#maxLiveCount = parts.limits.maxRunningCount + parts.limits.maxWaitingCount
+    this.#waiting = createWaitingQueue(this.#maxLiveCount, parts.nowMs)
   }
 
   /** Longest prompt and answer together that can be served. */
@@ -63,24 +65,24 @@ export class Engine {
 
   /** Queues the request, or refuses it with an `error` event at once. Its id must not be live. */
   submit(request: EngineRequest): void {
-    assert(!this.#liveIds.has(request.id), `request ${request.id} is live already`)
+    const { id } = request
+    assert(!this.#liveIds.has(id), `request ${id} is live already`)
     const { runner, adapters, emit } = this.#parts
     const { maxSequenceTokens } = this
     const { vocabSize } = runner
     const refusal = findRefusal(request, { vocabSize, maxSequenceTokens, adapters })
     if (refusal !== null) {
-      emit({ ...refusal, kind: 'error', id: request.id, retryAfterMs: null, usage: NO_USAGE })
+      emit({ kind: 'error', id, ...refusal, retryAfterMs: null, usage: NO_USAGE })
       return
     }
-    const outcome = this.#waiting.enter(request)
-    if (outcome.kind === 'full') {
+    if (this.#liveIds.size >= this.#maxLiveCount) {
       const message = 'Too many requests are waiting. Try again later.'
-      const { retryAfterMs } = outcome
-      const usage = NO_USAGE
-      emit({ kind: 'error', id: request.id, code: 'overloaded', message, retryAfterMs, usage })
+      const retryAfterMs = this.#waiting.promisePlaceMs()
+      emit({ kind: 'error', id, code: 'overloaded', message, retryAfterMs, usage: NO_USAGE })
       return
     }
-    this.#liveIds.add(request.id)
+    this.#waiting.enter(request)
+    this.#liveIds.add(id)
   }
 
   /** Drops the request before the next step begins; ids that are not live are ignored. */

@@ -3,7 +3,7 @@ import { assert } from '../assert.ts'
 export interface EngineLimits {
   /** Sequences that hold KV memory at the same time. */
   readonly maxRunningCount: number
-  /** Requests that wait for that; one more is refused as `overloaded`. */
+  /** Requests that may wait besides; when `maxRunningCount + maxWaitingCount` are live, one more is refused as `overloaded`. */
   readonly maxWaitingCount: number
   /** Tokens of one step, decode rows and prompt chunks together: bounds the wait that one prompt adds to everybody's next token. */
   readonly maxStepTokens: number

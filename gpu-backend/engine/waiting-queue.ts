@@ -11,13 +11,12 @@ export interface WaitingRequest {
   readonly enteredAt: number
 }
 
-/** The bounded queue before the KV cache: arrival order within a tenant, fair between tenants. */
+/** Who waits for KV memory: in order of arrival within a tenant, fair between tenants. */
 export interface WaitingQueue {
   readonly size: () => number
-  /** Queues the request, or says after how many milliseconds a retry finds a place. */
-  readonly enter: (
-    request: EngineRequest,
-  ) => { readonly kind: 'queued' } | { readonly kind: 'full'; readonly retryAfterMs: number }
+  readonly enter: (request: EngineRequest) => void
+  /** For a request that found no place: milliseconds after which a retry finds one. */
+  readonly promisePlaceMs: () => number
   /** Whose turn it is; null when nobody waits. */
   readonly next: () => WaitingRequest | null
   readonly admit: (entry: WaitingRequest) => void
@@ -29,20 +28,17 @@ export interface WaitingQueue {
   readonly noteEnd: (tenant: string) => void
 }
 
-export function createWaitingQueue(maxCount: number, nowMs: () => number): WaitingQueue {
-  const fairness = createFairness(maxCount)
-  const drainRate = createDrainRate(maxCount, INITIAL_INTERVAL_MS)
+/** `maxLiveCount`: requests that wait or run at most; the owner refuses more. */
+export function createWaitingQueue(maxLiveCount: number, nowMs: () => number): WaitingQueue {
+  const fairness = createFairness(maxLiveCount)
+  const drainRate = createDrainRate(maxLiveCount, INITIAL_INTERVAL_MS)
   const entries: WaitingRequest[] = []
 
-  function enter(request: EngineRequest) {
-    if (entries.length >= maxCount) {
-      return { kind: 'full', retryAfterMs: drainRate.promisePlaceMs(nowMs()) } as const
-    }
+  function enter(request: EngineRequest): void {
     if (entries.length === 0) drainRate.noteBusy(nowMs())
     const { tenant } = request
     fairness.enter(tenant)
     entries.push({ request, tenant, enteredAt: fairness.admittedCount() })
-    return { kind: 'queued' } as const
   }
 
   function take(entry: WaitingRequest): void {
@@ -66,6 +62,7 @@ export function createWaitingQueue(maxCount: number, nowMs: () => number): Waiti
   return {
     size: () => entries.length,
     enter,
+    promisePlaceMs: () => drainRate.promisePlaceMs(nowMs()),
     next: () => fairness.pickNext(entries),
     admit,
     remove,

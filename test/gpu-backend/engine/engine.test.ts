@@ -171,7 +171,7 @@ test('a failed run ends the sequences of that step, and the engine goes on', asy
 })
 
 test('refuses one request too many at once and says when a place is free by the rate of ends', async () => {
-  const { engine, lastOf, clock } = setUp({ maxRunningCount: 1, maxWaitingCount: 2 })
+  const { engine, lastOf, clock } = setUp({ maxRunningCount: 1, maxWaitingCount: 1 })
   const submit = (id: string) => engine.submit(engineRequest({ id, maxTokens: 1 }))
   for (const id of ['a', 'b', 'c']) submit(id)
   expect(lastOf('c')).toMatchObject({ kind: 'error', code: 'overloaded', retryAfterMs: 1000 })
