@@ -1,0 +1,33 @@
+let table: Float32Array | undefined
+
+/** [65536] float32: the value of every IEEE 754 half-precision bit pattern. */
+export function halfFloatTable(): Float32Array {
+  table ??= Float32Array.from({ length: 65536 }, (_, bits) => halfToFloat(bits))
+  return table
+}
+
+/** Exact values of little-endian half-precision floats at any address. */
+export function halvesToFloat32(bytes: Uint8Array): Float32Array {
+  const halves = new Uint16Array(new Uint8Array(bytes).buffer)
+  const values = new Float32Array(halves.length)
+  const valueOf = halfFloatTable()
+  for (let i = 0; i < halves.length; i++) values[i] = valueOf[halves[i] ?? 0] ?? 0
+  return values
+}
+
+/** Exact values of little-endian bfloat16 floats (the upper half of a float32) at any address. */
+export function bfloatsToFloat32(bytes: Uint8Array): Float32Array {
+  const halves = new Uint16Array(new Uint8Array(bytes).buffer)
+  const patterns = new Uint32Array(halves.length)
+  for (let i = 0; i < halves.length; i++) patterns[i] = (halves[i] ?? 0) << 16
+  return new Float32Array(patterns.buffer)
+}
+
+function halfToFloat(bits: number): number {
+  const sign = bits & 0x8000 ? -1 : 1
+  const exponent = (bits >> 10) & 31
+  const fraction = bits & 1023
+  if (exponent === 0) return sign * fraction * 2 ** -24
+  if (exponent === 31) return fraction === 0 ? sign * Number.POSITIVE_INFINITY : Number.NaN
+  return sign * (1 + fraction / 1024) * 2 ** (exponent - 15)
+}
