@@ -10,8 +10,8 @@ export function halfFloatTable(): Float32Array {
 export function halvesToFloat32(bytes: Uint8Array): Float32Array {
   const halves = new Uint16Array(new Uint8Array(bytes).buffer)
   const values = new Float32Array(halves.length)
-  const valueOf = halfFloatTable()
-  for (let i = 0; i < halves.length; i++) values[i] = valueOf[halves[i] ?? 0] ?? 0
+  const valueOfBits = halfFloatTable()
+  for (let i = 0; i < halves.length; i++) values[i] = valueOfBits[halves[i] ?? 0] ?? 0
   return values
 }
 
