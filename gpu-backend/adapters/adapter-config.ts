@@ -21,11 +21,15 @@ export const MAX_RANK = 256
 
 const rankSchema = z.int().min(1).max(MAX_RANK)
 const nameListSchema = z.array(z.string().min(1)).min(1)
+/** A feature that must not be used: absent, null, false or empty. */
 const off = (sentence: string) =>
-  z.unknown().refine((value) => {
-    if (value === undefined || value === null || value === false) return true
-    return typeof value === 'object' && Object.keys(value).length === 0
-  }, sentence)
+  z
+    .unknown()
+    .refine((value) => {
+      if (value === undefined || value === null || value === false) return true
+      return typeof value === 'object' && Object.keys(value).length === 0
+    }, sentence)
+    .optional()
 
 /** Initialisations that leave the base weights as they are; PiSSA, OLoRA, LoftQ and CorDA change them. */
 const HARMLESS_INITS = [true, false, null, 'gaussian', 'eva', 'orthogonal'] as const

@@ -12,10 +12,13 @@ export const textSchema = z.string().transform((text) => text.toWellFormed())
 
 /** Refuses a parameter unless it is absent, null, an empty list, or one of `harmless`: it asks for nothing. */
 export function unsupportedUnless(harmless: readonly unknown[], sentence: string) {
-  return z.unknown().refine((value) => isAbsent(value) || harmless.includes(value), {
-    message: sentence,
-    ...UNSUPPORTED,
-  })
+  return z
+    .unknown()
+    .refine((value) => isAbsent(value) || harmless.includes(value), {
+      message: sentence,
+      ...UNSUPPORTED,
+    })
+    .optional()
 }
 
 function isAbsent(value: unknown): boolean {
