@@ -9,7 +9,7 @@ export function listModels(c: BackendContext, services: Services): Response {
 
 /** `GET /v1/models/{id}`, also as `base:adapter`. */
 export function findModel(c: BackendContext, services: Services): Response {
-  const asked = decodeURIComponent(c.req.path.slice('/v1/models/'.length))
+  const asked = c.req.param('id') ?? ''
   const prefix = `${services.model.id}:`
   const id = asked.startsWith(prefix) ? asked.slice(prefix.length) : asked
   const model = describeModels(services).find((candidate) => candidate.id === id)
