@@ -1,17 +1,22 @@
-let table: Float32Array | undefined
+const valuesOfBits = Float32Array.from({ length: 65536 }, (_, bits) => {
+  const sign = bits & 0x8000 ? -1 : 1
+  const exponent = (bits >> 10) & 31
+  const fraction = bits & 1023
+  if (exponent === 0) return sign * fraction * 2 ** -24
+  if (exponent === 31) return fraction === 0 ? sign * Number.POSITIVE_INFINITY : Number.NaN
+  return sign * (1 + fraction / 1024) * 2 ** (exponent - 15)
+})
 
-/** [65536] float32: the value of every IEEE 754 half-precision bit pattern. */
-export function halfFloatTable(): Float32Array {
-  table ??= Float32Array.from({ length: 65536 }, (_, bits) => halfToFloat(bits))
-  return table
+/** The exact value of an IEEE 754 half-precision bit pattern. */
+export function halfToFloat(bits: number): number {
+  return valuesOfBits[bits] ?? Number.NaN
 }
 
 /** Exact values of little-endian half-precision floats at any address. */
 export function halvesToFloat32(bytes: Uint8Array): Float32Array {
   const halves = new Uint16Array(new Uint8Array(bytes).buffer)
   const values = new Float32Array(halves.length)
-  const valueOfBits = halfFloatTable()
-  for (let i = 0; i < halves.length; i++) values[i] = valueOfBits[halves[i] ?? 0] ?? 0
+  for (let i = 0; i < halves.length; i++) values[i] = halfToFloat(halves[i] ?? 0)
   return values
 }
 
@@ -23,11 +28,7 @@ export function bfloatsToFloat32(bytes: Uint8Array): Float32Array {
   return new Float32Array(patterns.buffer)
 }
 
-function halfToFloat(bits: number): number {
-  const sign = bits & 0x8000 ? -1 : 1
-  const exponent = (bits >> 10) & 31
-  const fraction = bits & 1023
-  if (exponent === 0) return sign * fraction * 2 ** -24
-  if (exponent === 31) return fraction === 0 ? sign * Number.POSITIVE_INFINITY : Number.NaN
-  return sign * (1 + fraction / 1024) * 2 ** (exponent - 15)
+/** Exact values of little-endian float32 at any address, in memory of their own. */
+export function floatsToFloat32(bytes: Uint8Array): Float32Array {
+  return new Float32Array(new Uint8Array(bytes).buffer)
 }

@@ -1,5 +1,5 @@
 import { z } from 'zod'
-import { bfloatsToFloat32, halvesToFloat32 } from './half-float.ts'
+import { bfloatsToFloat32, floatsToFloat32, halvesToFloat32 } from './half-float.ts'
 import { ModelFileError } from './model-file-error.ts'
 
 /** Bytes an element takes, for every type the format knows. */
@@ -75,7 +75,7 @@ export function parseSafetensors(file: Uint8Array): SafetensorsFile {
 export function toFloat32(tensor: StoredTensor): Float32Array {
   switch (tensor.dtype) {
     case 'F32':
-      return new Float32Array(copyAligned(tensor.data))
+      return floatsToFloat32(tensor.data)
     case 'F16':
       return halvesToFloat32(tensor.data)
     case 'BF16':
@@ -192,8 +192,4 @@ function refuseGaps(
       `The tensors end at byte ${covered} of the data, which has ${dataSizeBytes}.`,
     )
   }
-}
-
-function copyAligned(data: Uint8Array): ArrayBuffer {
-  return new Uint8Array(data).buffer
 }
