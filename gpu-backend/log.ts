@@ -50,6 +50,11 @@ export function createLog(now: () => number): Log {
 /** What may be said of an unknown throw: its class and where it came from. */
 export function describeThrown(thrown: unknown): LogFields {
   if (!(thrown instanceof Error)) return { errorName: typeof thrown }
-  const frames = (thrown.stack ?? '').split('\n').filter((line) => /^\s+at /.test(line))
-  return { errorName: thrown.name, stack: frames.slice(0, 8).join('\n') }
+  return { errorName: thrown.name, stack: keepFrames(thrown.stack ?? '') }
+}
+
+/** The first frames of a stack, without the message above them. */
+export function keepFrames(stack: string): string {
+  const frames = stack.split('\n').filter((line) => /^\s+at /.test(line))
+  return frames.slice(0, 8).join('\n')
 }

@@ -43,8 +43,8 @@ const MAX_JSON_BYTES = 1_000_000
  */
 export async function planRegistration(
   path: string,
-  rootDir: string,
-  fields: RegistrationFields = {},
+  fields: RegistrationFields,
+  { rootDir, baseId }: { readonly rootDir: string; readonly baseId: string },
 ): Promise<AdapterRegistration> {
   const root = await realpath(rootDir)
   const folder = path.includes('\0') ? null : await realpath(resolve(root, path)).catch(() => null)
@@ -55,6 +55,7 @@ export async function planRegistration(
   const manifest = names.includes('tallygate.json') ? await readManifest(folder, root) : {}
   const id = adapterIdSchema.safeParse(fields.id ?? manifest.id ?? basename(folder))
   if (!id.success) throw rejectFile('id', `is not given, and the folder's name cannot be one`)
+  if (id.data === baseId) throw rejectFile('id', 'is that of the base model')
   return {
     id: id.data,
     folder,

@@ -19,11 +19,6 @@ const registerSchema = z.strictObject({
 export async function registerAdapter(c: BackendContext, services: Services): Promise<Response> {
   const fields = await readJsonBody(c, registerSchema, services.maxBodyBytes)
   const registration = await services.planAdapter(fields.path, fields)
-  if (registration.id === services.model.id) {
-    throw new BackendError('adapter_rejected', "The adapter's 'id' is that of the base model.", {
-      param: 'id',
-    })
-  }
   return c.json(formatEntry(await services.adapters.register(registration)), 201)
 }
 

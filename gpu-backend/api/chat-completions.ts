@@ -1,4 +1,5 @@
 import { z } from 'zod'
+import type { ChatMessage } from '../text/chat-template.ts'
 import { type AnswerWording, answerJob } from './answer.ts'
 import { readJsonBody, UNSUPPORTED } from './json-body.ts'
 import {
@@ -9,7 +10,7 @@ import {
   textSchema,
   unsupportedUnless,
 } from './sampling-fields.ts'
-import type { BackendContext, ChatMessage, Services } from './services.ts'
+import type { BackendContext, Services } from './services.ts'
 
 const contentPart = z
   .looseObject({ type: z.string() })

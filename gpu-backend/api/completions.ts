@@ -1,5 +1,6 @@
 import { z } from 'zod'
 import { BackendError } from '../errors.ts'
+import type { ChatPrompt } from '../text/chat-template.ts'
 import { type AnswerWording, answerJob } from './answer.ts'
 import { readJsonBody } from './json-body.ts'
 import {
@@ -10,7 +11,8 @@ import {
   textSchema,
   unsupportedUnless,
 } from './sampling-fields.ts'
-import type { BackendContext, EncodedPrompt, ServedModel, Services } from './services.ts'
+import type { ServedModel } from './served-model.ts'
+import type { BackendContext, Services } from './services.ts'
 
 /** OpenAI's default of this endpoint; chat has none. */
 const DEFAULT_MAX_TOKENS = 16
@@ -46,7 +48,7 @@ export async function answerCompletion(c: BackendContext, services: Services): P
   const { model } = services
   const sampling = planSampling(fields, model.vocabSize)
   const prompts = fields.prompt.map((prompt) => encodePrompt(prompt, model))
-  const limit = (prompt: EncodedPrompt) =>
+  const limit = (prompt: ChatPrompt) =>
     planMaxTokens({
       promptTokenCount: prompt.tokens.length,
       maxTokens: fields.max_tokens ?? null,
@@ -75,7 +77,7 @@ export async function answerCompletion(c: BackendContext, services: Services): P
   })
 }
 
-function encodePrompt(prompt: string | readonly number[], model: ServedModel): EncodedPrompt {
+function encodePrompt(prompt: string | readonly number[], model: ServedModel): ChatPrompt {
   if (typeof prompt !== 'string') {
     const unknown = prompt.find((token) => token >= model.vocabSize)
     if (unknown === undefined) return { text: model.decode(prompt), tokens: prompt }
@@ -87,7 +89,7 @@ function encodePrompt(prompt: string | readonly number[], model: ServedModel): E
   }
   const tokens = model.encodeText(prompt)
   if (tokens.length > 0) return { text: prompt, tokens }
-  throw new BackendError('invalid_request', "'prompt': must not be empty", { param: 'prompt' })
+  throw new BackendError('invalid_request', "'prompt': has no tokens", { param: 'prompt' })
 }
 
 /** With `echo`, the prompt goes out before the first text of each choice, in the same frame. */

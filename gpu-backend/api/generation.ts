@@ -8,11 +8,12 @@ import type {
 } from '../engine/engine-port.ts'
 import { BackendError } from '../errors.ts'
 import { describeThrown } from '../log.ts'
+import type { ChatPrompt } from '../text/chat-template.ts'
 import { toBackendError } from './error-response.ts'
 import { leaseModel, type ModelTarget } from './model-target.ts'
 import { creditContributors, describeProvenance } from './provenance.ts'
 import type { RunningReport } from './report-store.ts'
-import type { EncodedPrompt, Services } from './services.ts'
+import type { Services } from './services.ts'
 
 /** One HTTP request's work: `choiceCount` answers to each prompt. */
 export interface GenerationJob {
@@ -20,7 +21,7 @@ export interface GenerationJob {
   readonly tenant: string
   /** As the caller named it. */
   readonly model: string
-  readonly prompts: readonly (EncodedPrompt & { readonly maxTokens: number })[]
+  readonly prompts: readonly (ChatPrompt & { readonly maxTokens: number })[]
   readonly choiceCount: number
   readonly sampling: Omit<SamplingParams, 'seed'>
   /** 64 bits; choices draw from seeds of their own, made from it. */

@@ -1,11 +1,11 @@
 import type { Context } from 'hono'
-import type { Digest } from '../../protocol/digest.ts'
 import type { AdapterRegistration, RegistrationFields } from '../adapters/adapter-folder.ts'
 import type { AdapterRegistry } from '../adapters/adapter-registry.ts'
 import type { EngineHandle } from '../engine-handle.ts'
 import type { Log } from '../log.ts'
 import type { Counter } from './counter.ts'
 import type { ReportStore } from './report-store.ts'
+import type { ServedModel } from './served-model.ts'
 
 /** Everything that the operations need, made once by the composition root. */
 export interface Services {
@@ -33,35 +33,6 @@ export interface Services {
   /** 64 uniform random bits. */
   readonly createSeed: () => bigint
   readonly createRequestId: () => string
-}
-
-/** The base model as the API presents it. */
-export interface ServedModel {
-  readonly id: string
-  readonly digest: Digest
-  /** Prompt and answer together, in tokens: the model's context, or the KV cache where that is smaller. */
-  readonly contextTokens: number
-  readonly vocabSize: number
-  /** Tokens that end an answer. */
-  readonly stopTokenIds: readonly number[]
-  /** Requests that can run in one step: each may name another adapter. */
-  readonly maxBatchSize: number
-  /** A plain prompt, begun as the model wants it. Markers of the template in `text` stay text. */
-  readonly encodeText: (text: string) => readonly number[]
-  readonly decode: (tokens: readonly number[]) => string
-  /** A conversation up to where the assistant's answer begins. Throws BackendError where the model has no template. */
-  readonly encodeChat: (messages: readonly ChatMessage[]) => EncodedPrompt
-}
-
-export interface ChatMessage {
-  readonly role: 'system' | 'user' | 'assistant' | 'tool'
-  readonly content: string
-}
-
-export interface EncodedPrompt {
-  /** What the model is shown, template included. */
-  readonly text: string
-  readonly tokens: readonly number[]
 }
 
 /** What every handler gets of its request. */

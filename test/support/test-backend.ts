@@ -6,8 +6,9 @@ import { planRegistration } from '../../gpu-backend/adapters/adapter-folder.ts'
 import { createAdapterRegistry } from '../../gpu-backend/adapters/adapter-registry.ts'
 import { createCounter } from '../../gpu-backend/api/counter.ts'
 import { createReportStore } from '../../gpu-backend/api/report-store.ts'
+import type { ServedModel } from '../../gpu-backend/api/served-model.ts'
 import { startServer } from '../../gpu-backend/api/server.ts'
-import type { ServedModel, Services } from '../../gpu-backend/api/services.ts'
+import type { Services } from '../../gpu-backend/api/services.ts'
 import type { Attributor } from '../../gpu-backend/attribution/attribution.ts'
 import { BackendError } from '../../gpu-backend/errors.ts'
 import type { ModelConfig } from '../../gpu-backend/model/model-source.ts'
@@ -88,7 +89,8 @@ export async function startTestBackend(options: TestBackendOptions = {}): Promis
         })
       },
     }),
-    planAdapter: (path, fields) => planRegistration(path, adaptersDir, fields),
+    planAdapter: (path, fields) =>
+      planRegistration(path, fields, { rootDir: adaptersDir, baseId: BYTE_MODEL.id }),
     reports: createReportStore({ now, maxEndedCount: 100 }),
     counters: { ends: createCounter(), errors: createCounter() },
     log,

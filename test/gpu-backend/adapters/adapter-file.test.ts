@@ -3,7 +3,10 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { beforeAll, describe, expect, test } from 'vitest'
 import { readAdapterFile } from '../../../gpu-backend/adapters/adapter-file.ts'
-import { planRegistration } from '../../../gpu-backend/adapters/adapter-folder.ts'
+import {
+  planRegistration,
+  type RegistrationFields,
+} from '../../../gpu-backend/adapters/adapter-folder.ts'
 import { BackendError } from '../../../gpu-backend/errors.ts'
 import {
   type PeftAdapterOptions,
@@ -23,6 +26,8 @@ const nextFolder = () => {
   folderCount += 1
   return join(rootDir, `adapter-${folderCount}`)
 }
+const plan = (path: string, fields: RegistrationFields = {}) =>
+  planRegistration(path, fields, { rootDir, baseId: 'base' })
 const readFolder = (folder: string) =>
   readAdapterFile(folder, TINY_CONFIG, { rootDir, maxFileBytes: 100_000 })
 
@@ -261,17 +266,17 @@ describe('a registration', () => {
     await writePeftAdapter(folder, TINY_CONFIG, {
       manifest: { id: 'poet', owner, datanet: 'poems' },
     })
-    expect(await planRegistration(folder, rootDir)).toEqual({
+    expect(await plan(folder)).toEqual({
       id: 'poet',
       folder,
       owner,
       datanet: 'poems',
     })
-    const named = await planRegistration(folder, rootDir, { id: 'mine', datanet: 'other' })
+    const named = await plan(folder, { id: 'mine', datanet: 'other' })
     expect(named).toMatchObject({ id: 'mine', owner, datanet: 'other' })
     const bare = nextFolder()
     await writePeftAdapter(bare, TINY_CONFIG)
-    expect(await planRegistration(bare, rootDir)).toMatchObject({
+    expect(await plan(bare)).toMatchObject({
       id: `adapter-${folderCount}`,
       owner: null,
       datanet: null,
@@ -287,7 +292,7 @@ describe('a registration', () => {
     ['out', 'path'],
   ])('of the path %j is rejected', async (path, param) => {
     await symlink(tmpdir(), join(rootDir, 'out')).catch(() => undefined)
-    await expect(planRegistration(path, rootDir)).rejects.toMatchObject({
+    await expect(plan(path)).rejects.toMatchObject({
       code: 'adapter_rejected',
       param,
     })
@@ -298,7 +303,7 @@ describe('a registration', () => {
     async (manifest) => {
       const folder = nextFolder()
       await writePeftAdapter(folder, TINY_CONFIG, { manifest })
-      await expect(planRegistration(folder, rootDir)).rejects.toMatchObject({
+      await expect(plan(folder)).rejects.toMatchObject({
         code: 'adapter_rejected',
         param: 'tallygate.json',
       })
