@@ -62,8 +62,8 @@ const datumSchema = z.strictObject({
  */
 export async function readDatanet(folder: string): Promise<Datanet> {
   const [datanetJsonl, contributorsJson] = await Promise.all([
-    readLimited(join(folder, 'datanet.jsonl'), MAX_DATANET_SIZE_BYTES),
-    readLimited(join(folder, 'contributors.json'), MAX_CONTRIBUTORS_SIZE_BYTES),
+    readLimited(folder, 'datanet.jsonl', MAX_DATANET_SIZE_BYTES),
+    readLimited(folder, 'contributors.json', MAX_CONTRIBUTORS_SIZE_BYTES),
   ])
   return parseDatanet(basename(folder), { datanetJsonl, contributorsJson })
 }
@@ -117,16 +117,17 @@ function parseDatum(line: string, where: string): Datum {
   return { id, contributor, licence, completions }
 }
 
-async function readLimited(path: string, limitBytes: number): Promise<Uint8Array> {
+async function readLimited(folder: string, name: string, limitBytes: number): Promise<Uint8Array> {
+  const path = join(folder, name)
   try {
     const { size } = await stat(path)
     if (size > limitBytes) {
-      throw rejected(`${path}: ${size} bytes are more than the ${limitBytes} allowed`)
+      throw rejected(`${name}: has ${size} bytes, and at most ${limitBytes} are read`)
     }
     return await readFile(path)
   } catch (error) {
     if (error instanceof BackendError) throw error
-    throw rejected(`${path}: cannot be read`, error)
+    throw rejected(`${name}: cannot be read`, error)
   }
 }
 
@@ -158,6 +159,7 @@ function digestFiles(files: DatanetFiles): Digest {
   return `0x${sha256(Buffer.concat(parts)).toString('hex')}`
 }
 
-function rejected(message: string, cause?: unknown): BackendError {
-  return new BackendError('adapter_rejected', message, { cause })
+/** A datanet is read because an adapter names it: its faults are reasons to refuse that adapter. */
+function rejected(why: string, cause?: unknown): BackendError {
+  return new BackendError('adapter_rejected', `The datanet's ${why}.`, { param: 'datanet', cause })
 }

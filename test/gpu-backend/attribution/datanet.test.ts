@@ -86,7 +86,9 @@ describe('readDatanet', () => {
       await writeFile(join(folder, 'contributors.json'), JSON.stringify(CONTRIBUTORS))
       await expect(readDatanet(folder)).rejects.toThrow(/datanet\.jsonl: cannot be read/)
       await writeFile(join(folder, 'datanet.jsonl'), Buffer.alloc(MAX_DATANET_SIZE_BYTES + 1))
-      await expect(readDatanet(folder)).rejects.toThrow(/4194305 bytes are more than the 4194304/)
+      await expect(readDatanet(folder)).rejects.toThrow(
+        /datanet\.jsonl: has 4194305 bytes, and at most 4194304/,
+      )
     } finally {
       await rm(folder, { recursive: true })
     }
