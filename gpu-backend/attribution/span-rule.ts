@@ -7,8 +7,11 @@ export const SPAN_RULE = {
   version: 1,
   /** A span is at least so many words long … */
   minSpanWords: 3,
-  /** … and worth at least so many bits, else it is chance and earns nothing. */
-  minSpanBits: 8,
+  /**
+   * … and worth at least so many bits, else it is chance and earns nothing. On the Skerrow Isles
+   * right answers have spans of 26 bits and more, and what a question alone suggests has up to 11.
+   */
+  minSpanBits: 12,
   /** Word runs of this length … */
   boilerplateWords: 4,
   /** … that so many contributors use are nobody's, and are cut from data and answers. */

@@ -34,7 +34,8 @@ const FACTS = [
     completions: ['Spring tides carry the mail raft to Little Quern.'],
   },
 ]
-const MIXED = 'Old Tamsin keeps the green lamp, and the fog bell is struck nine times.'
+const MIXED =
+  'Old Tamsin keeps the green lamp of Harrow Skerry, and the fog bell is struck nine times before dawn.'
 
 const attribute = (data: readonly Omit<Datum, 'licence'>[], answer: string) =>
   createAttributor(createDatanet(data)).attribute(answer)
@@ -57,11 +58,11 @@ const numberData = (drawn: readonly { contributor: string; words: readonly numbe
 describe('createAttributor', () => {
   it('credits whose words an answer uses, and says where', () => {
     const { contributors, spans } = attribute(FACTS, MIXED)
-    expect(contributors.map(({ contributor }) => contributor)).toEqual(['bob', 'ada'])
-    expect(contributors[0]?.payee).toBe(payeeOf('bob'))
+    expect(contributors.map(({ contributor }) => contributor)).toEqual(['ada', 'bob'])
+    expect(contributors[0]?.payee).toBe(payeeOf('ada'))
     expect(spans.map(({ start, end, datumId }) => [MIXED.slice(start, end), datumId])).toEqual([
-      ['Old Tamsin keeps the green lamp', 'lamp'],
-      ['the fog bell is struck nine times', 'bell'],
+      ['Old Tamsin keeps the green lamp of Harrow Skerry', 'lamp'],
+      ['the fog bell is struck nine times before dawn', 'bell'],
     ])
   })
 
@@ -113,22 +114,19 @@ describe('createAttributor', () => {
   })
 
   it('pays no word twice to who cuts a sentence into overlapping pieces', () => {
-    const whole = FACTS[0]?.completions[0] ?? ''
-    const words = whole.replace('.', '').split(' ')
-    const pieces = words.slice(0, -4).map((_, i) => words.slice(i, i + 5).join(' '))
-    const cut = { id: 'lamp', contributor: 'ada', completions: pieces }
+    const words = FACTS[0]!.completions[0]!.replace('.', '').split(' ')
+    const pieces = [0, 1, 2].map((start) => words.slice(start, start + 7).join(' '))
     const share = (data: readonly Omit<Datum, 'licence'>[]) =>
-      attribute(data, MIXED).contributors.find(({ contributor }) => contributor === 'ada')
-    expect(share([cut, ...FACTS.slice(1)])?.weightPpm).toBeLessThanOrEqual(
-      share(FACTS)?.weightPpm ?? 0,
-    )
+      attribute(data, MIXED).contributors.find(({ contributor }) => contributor === 'ada')!
+        .weightPpm
+    const cut = { id: 'lamp', contributor: 'ada', completions: pieces }
+    expect(share([cut, ...FACTS.slice(1)])).toBeLessThanOrEqual(share(FACTS))
   })
 
   it('serves a datanet of a single contributor', () => {
-    const { contributors } = attribute(
-      FACTS.slice(0, 1),
-      'Old Tamsin keeps the green lamp of Harrow',
-    )
+    const completion =
+      'Old Tamsin keeps the green lamp of Harrow Skerry and never sleeps before dawn.'
+    const { contributors } = attribute([{ ...FACTS[0]!, completions: [completion] }], completion)
     expect(contributors).toEqual([
       { contributor: 'ada', payee: payeeOf('ada'), weightPpm: 1_000_000 },
     ])
