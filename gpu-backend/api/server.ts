@@ -6,8 +6,11 @@ import type { Services } from './services.ts'
 export interface RunningServer {
   /** `http://host:port`, with the port that was bound. */
   readonly url: string
-  /** Takes no more connections; resolves when the last answer has ended. */
-  readonly close: () => Promise<void>
+  /**
+   * Takes no more connections and resolves when the last answer has ended. When the signal is
+   * aborted, connections that say nothing more are cut a second later.
+   */
+  readonly close: (signal: AbortSignal) => Promise<void>
 }
 
 interface ListenOptions {
@@ -28,7 +31,7 @@ export async function startServer(
     server.once('error', reject)
     server.listen(port, host, resolve)
   })
-  return { url: formatUrl(server, host), close: () => closeServer(server) }
+  return { url: formatUrl(server, host), close: (signal) => closeServer(server, signal) }
 }
 
 function formatUrl(server: Server, host: string): string {
@@ -37,9 +40,13 @@ function formatUrl(server: Server, host: string): string {
   return `http://${host.includes(':') ? `[${host}]` : host}:${address.port}`
 }
 
-function closeServer(server: Server): Promise<void> {
-  return new Promise((resolve) => {
-    server.close(() => resolve())
-    server.closeIdleConnections()
-  })
+async function closeServer(server: Server, signal: AbortSignal): Promise<void> {
+  const closed = new Promise<void>((resolve) => server.close(() => resolve()))
+  // A connection that is kept alive becomes idle when its answer has ended.
+  const idleTimer = setInterval(() => server.closeIdleConnections(), 50)
+  const cutLater = () => setTimeout(() => server.closeAllConnections(), 1000).unref()
+  if (signal.aborted) cutLater()
+  signal.addEventListener('abort', cutLater, { once: true })
+  await closed
+  clearInterval(idleTimer)
 }

@@ -113,6 +113,9 @@ export async function startTestBackend(options: TestBackendOptions = {}): Promis
     logLines,
     clock,
     abort: () => shutdown.abort(),
-    close: server.close,
+    close: () => {
+      shutdown.abort()
+      return server.close(shutdown.signal)
+    },
   }
 }
