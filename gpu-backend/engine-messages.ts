@@ -1,5 +1,9 @@
+import type { Digest } from '../protocol/digest.ts'
 import type { LoraWeights } from './adapters/lora-weights.ts'
+import type { ModelRunnerOptions } from './compute/model-runner.ts'
 import type { EngineEvent, EngineRequest, EngineStats } from './engine/engine-port.ts'
+import type { EngineLimits } from './engine/scheduler.ts'
+import type { ModelConfig, Precision, TokenizerSource } from './model/model-source.ts'
 
 /** What the HTTP thread says to the engine thread. A `callId` is answered once, by `done` or `refused`. */
 export type EngineCommand =
@@ -23,6 +27,30 @@ export interface EngineFault {
   /** The stack of what was thrown. */
   readonly detail: string
   readonly requestIds: readonly string[]
+}
+
+/** What the engine thread is started with. */
+export interface EngineThreadOptions {
+  /** A GGUF file or a Hugging Face folder. */
+  readonly modelPath: string
+  readonly precision: Precision
+  readonly runner: ModelRunnerOptions
+  readonly limits: EngineLimits
+}
+
+/** The first thing that the engine thread says. */
+export type StartReport =
+  | { readonly kind: 'ready'; readonly model: EngineModel }
+  | { readonly kind: 'failed'; readonly message: string; readonly detail: string }
+
+/** What the HTTP thread needs to know of the model that the engine thread opened. */
+export interface EngineModel {
+  readonly name: string
+  readonly digest: Digest
+  readonly config: ModelConfig
+  readonly tokenizer: TokenizerSource
+  /** Longest prompt and answer together: the model's context, or less where the KV cache is smaller. */
+  readonly maxSequenceTokens: number
 }
 
 /** The part of a MessagePort (or Worker) that both sides need. */

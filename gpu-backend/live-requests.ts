@@ -1,4 +1,4 @@
-import { assert } from './assert.ts'
+import assert from 'node:assert/strict'
 import type { EngineEvent, EngineRequest } from './engine/engine-port.ts'
 import { NO_USAGE } from './engine/sequence.ts'
 import type { EngineCommand } from './engine-messages.ts'

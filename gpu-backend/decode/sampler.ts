@@ -1,4 +1,4 @@
-import { assert } from '../assert.ts'
+import assert from 'node:assert/strict'
 import type { SamplingParams } from '../engine/engine-port.ts'
 import { drawUniform } from './philox.ts'
 

@@ -1,14 +1,14 @@
-/** Ends that the mean interval is taken over. */
-const WINDOW_COUNT = 32
+/** How much of what was measured is kept at each end: a mean over about the last 32. */
+const KEPT_SHARE = 31 / 32
 
 /** Tells a caller who found the queue full when a place will be free for it. */
 export interface DrainRate {
-  /** The queue is no longer empty: from now on requests end as fast as the engine can. */
+  /** Requests wait: from now on they end as fast as the engine can. */
   readonly noteBusy: (nowMs: number) => void
+  /** Nobody waits: from now on requests end as they arrive, which says nothing about speed. */
+  readonly noteEmpty: (nowMs: number) => void
   /** An accepted request ended and so made place for another. */
   readonly noteEnd: (nowMs: number) => void
-  /** The queue is empty: from now on requests end as they arrive, which says nothing about speed. */
-  readonly noteEmpty: (nowMs: number) => void
   /**
    * Whole milliseconds until a place is free. Callers turned away one after another are each given
    * the next place instead of all the same one, at most the time in which all places change hands.
@@ -16,45 +16,39 @@ export interface DrainRate {
   readonly promisePlaceMs: (nowMs: number) => number
 }
 
-/** `capacity`: places of waiting and running requests together. `initialIntervalMs`: the time between two ends that is assumed before one was seen. */
+/** `capacity`: places of waiting and running requests together. `initialIntervalMs`: the time between two ends that is assumed before any was seen. */
 export function createDrainRate(capacity: number, initialIntervalMs: number): DrainRate {
-  let knownIntervalMs = initialIntervalMs
-  /** When the queue became busy, or the oldest end in the window; then the ends since. */
-  let timesMs: number[] = []
+  let busySinceMs: number | null = null
+  let busyMs = initialIntervalMs
+  let endCount = 1
   let promisedAtMs = Number.NEGATIVE_INFINITY
 
-  function findIntervalMs(nowMs: number): number {
-    const [startMs] = timesMs
-    if (startMs === undefined) return knownIntervalMs
-    const endCount = timesMs.length - 1
-    if (endCount === 0) return Math.max(knownIntervalMs, nowMs - startMs)
-    return (nowMs - startMs) / endCount
-  }
-
-  function noteEnd(nowMs: number): void {
-    if (timesMs.length === 0) return
-    timesMs.push(nowMs)
-    if (timesMs.length > WINDOW_COUNT + 1) timesMs.shift()
-  }
-
-  function noteEmpty(nowMs: number): void {
-    knownIntervalMs = findIntervalMs(nowMs)
-    timesMs = []
-  }
-
-  function promisePlaceMs(nowMs: number): number {
-    const intervalMs = findIntervalMs(nowMs)
-    const latestMs = nowMs + capacity * intervalMs
-    promisedAtMs = Math.min(Math.max(promisedAtMs, nowMs) + intervalMs, latestMs)
-    return Math.max(1, Math.ceil(promisedAtMs - nowMs))
+  function countBusyTime(nowMs: number): void {
+    if (busySinceMs === null) return
+    busyMs += nowMs - busySinceMs
+    busySinceMs = nowMs
   }
 
   return {
-    noteBusy: (nowMs) => {
-      timesMs = [nowMs]
+    noteBusy(nowMs) {
+      busySinceMs = nowMs
     },
-    noteEnd,
-    noteEmpty,
-    promisePlaceMs,
+    noteEmpty(nowMs) {
+      countBusyTime(nowMs)
+      busySinceMs = null
+    },
+    noteEnd(nowMs) {
+      if (busySinceMs === null) return
+      busyMs *= KEPT_SHARE
+      countBusyTime(nowMs)
+      endCount = endCount * KEPT_SHARE + 1
+    },
+    promisePlaceMs(nowMs) {
+      countBusyTime(nowMs)
+      const intervalMs = busyMs / endCount
+      const latestMs = nowMs + capacity * intervalMs
+      promisedAtMs = Math.min(Math.max(promisedAtMs, nowMs) + intervalMs, latestMs)
+      return Math.max(1, Math.ceil(promisedAtMs - nowMs))
+    },
   }
 }

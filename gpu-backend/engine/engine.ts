@@ -1,9 +1,9 @@
-import { assert } from '../assert.ts'
+import assert from 'node:assert/strict'
 import type { TokenBytes } from '../decode/detokenizer.ts'
 import { createSampler, type Sampler } from '../decode/sampler.ts'
 import type { EngineErrorCode, EngineEvent, EngineRequest, EngineStats } from './engine-port.ts'
 import type { ModelRunner } from './model-runner.ts'
-import { findRefusal } from './refusal.ts'
+import { findMaxSequenceTokens, findRefusal } from './refusal.ts'
 import { assertLimits, type EngineLimits, type PlannedRow, planStep } from './scheduler.ts'
 import {
   type AnswerStep,
@@ -35,6 +35,7 @@ export class Engine {
   readonly #parts: EngineParts
   readonly #sampler: Sampler
   readonly #kvTotalTokens: number
+  readonly #maxSequenceTokens: number
   readonly #maxLiveCount: number
   readonly #waiting: WaitingQueue
   /** By request id, in order of admission. */
@@ -50,13 +51,9 @@ export class Engine {
     this.#parts = parts
     this.#sampler = createSampler(parts.runner.vocabSize)
     this.#kvTotalTokens = parts.runner.freeKvTokens
+    this.#maxSequenceTokens = findMaxSequenceTokens(parts.runner)
     this.#maxLiveCount = parts.limits.maxRunningCount + parts.limits.maxWaitingCount
     this.#waiting = createWaitingQueue(this.#maxLiveCount, parts.nowMs)
-  }
-
-  /** Longest prompt and answer together that can be served. */
-  get maxSequenceTokens(): number {
-    return Math.min(this.#parts.runner.contextLength, this.#kvTotalTokens)
   }
 
   get hasWork(): boolean {
@@ -68,9 +65,11 @@ export class Engine {
     const { id } = request
     assert(!this.#liveIds.has(id), `request ${id} is live already`)
     const { runner, adapters, emit } = this.#parts
-    const { maxSequenceTokens } = this
-    const { vocabSize } = runner
-    const refusal = findRefusal(request, { vocabSize, maxSequenceTokens, adapters })
+    const refusal = findRefusal(request, {
+      vocabSize: runner.vocabSize,
+      maxSequenceTokens: this.#maxSequenceTokens,
+      adapters,
+    })
     if (refusal !== null) {
       emit({ kind: 'error', id, ...refusal, retryAfterMs: null, usage: NO_USAGE })
       return

@@ -1,4 +1,4 @@
-import { assert } from '../assert.ts'
+import assert from 'node:assert/strict'
 
 /** What a computed prompt token and a sampled token cost a tenant's counter (Sheng et al., "Fairness in serving large language models", 2024). */
 const INPUT_WEIGHT = 1

@@ -1,8 +1,14 @@
 import type { EngineErrorCode, EngineRequest } from './engine-port.ts'
+import type { ModelRunner } from './model-runner.ts'
+
+/** Longest prompt and answer together, by a runner without rows: what the model was made for, or less where the KV cache is smaller. */
+export function findMaxSequenceTokens(runner: ModelRunner): number {
+  return Math.min(runner.contextLength, runner.freeKvTokens)
+}
 
 export interface ServedModel {
   readonly vocabSize: number
-  /** Longest prompt and answer together: what the model was made for, or less where the KV cache is smaller. */
+  /** See {@link findMaxSequenceTokens}. */
   readonly maxSequenceTokens: number
   /** Digests of the loaded adapters. */
   readonly adapters: ReadonlySet<string>

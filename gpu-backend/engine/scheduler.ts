@@ -1,4 +1,4 @@
-import { assert } from '../assert.ts'
+import assert from 'node:assert/strict'
 
 export interface EngineLimits {
   /** Sequences that hold KV memory at the same time. */

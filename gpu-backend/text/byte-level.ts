@@ -10,13 +10,13 @@ const BYTE_OF_CHAR: ReadonlyMap<string, number> = new Map(
 
 /** The bytes that a byte-level token spells; null when a character of it stands for no byte. */
 export function bytesOfToken(token: string): Uint8Array | null {
-  const bytes: number[] = []
-  for (const char of token) {
-    const byte = BYTE_OF_CHAR.get(char)
+  const bytes = new Uint8Array(token.length)
+  for (let i = 0; i < token.length; i++) {
+    const byte = BYTE_OF_CHAR.get(token.charAt(i))
     if (byte === undefined) return null
-    bytes.push(byte)
+    bytes[i] = byte
   }
-  return Uint8Array.from(bytes)
+  return bytes
 }
 
 function buildAlphabet(): string[] {

@@ -77,11 +77,12 @@ function createSplitter(specials: ReadonlyMap<string, SpecialToken>) {
     const literal = `(?:${escapePattern(content)})`
     return `${lstrip ? '\\s*' : ''}${literal}${rstrip ? '\\s*' : ''}`
   })
+  const idOf = (match: string) => (specials.get(match) ?? specials.get(match.trim()))?.id
   const pattern = new RegExp(`(${alternatives.join('|')})`, 'u')
   return (text: string): readonly (number | string)[] =>
     text
       .split(pattern)
-      .map((part, index) => (index % 2 === 0 ? part : (specials.get(part.trim())?.id ?? part)))
+      .map((part, index) => (index % 2 === 0 ? part : (idOf(part) ?? part)))
       .filter((part) => part !== '')
 }
 
