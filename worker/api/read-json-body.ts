@@ -1,0 +1,75 @@
+import { isJsonObject, type JsonObject } from '../dispatch/answer-parts.ts'
+import { ApiError } from '../errors.ts'
+
+export interface JsonBody {
+  readonly value: JsonObject
+  /** As they came. */
+  readonly bytes: Uint8Array
+}
+
+/** Deeper bodies serve no request and overflow the stack of whoever writes them out again. */
+const MAX_DEPTH = 64
+
+/** The request's JSON object. Throws an ApiError for any other body, and stops reading at the limit. */
+export async function readJsonBody(request: Request, maxSizeBytes: number): Promise<JsonBody> {
+  const contentType = request.headers.get('content-type') ?? ''
+  if (!/^application\/(json|[\w.-]+\+json)\s*(;|$)/i.test(contentType)) {
+    throw new ApiError('unsupported_media_type')
+  }
+  const bytes = await readBytes(request, maxSizeBytes)
+  const value = parseJson(bytes)
+  if (!isJsonObject(value)) {
+    throw new ApiError('invalid_request', { message: 'The body must be a JSON object.' })
+  }
+  if (isDeeperThan(value, MAX_DEPTH)) {
+    throw new ApiError('invalid_request', {
+      message: `The body is nested more than ${MAX_DEPTH} levels deep.`,
+    })
+  }
+  return { value, bytes }
+}
+
+async function readBytes(request: Request, maxSizeBytes: number): Promise<Uint8Array> {
+  const tooLarge = () =>
+    new ApiError('request_too_large', {
+      message: `The body is larger than ${maxSizeBytes} bytes.`,
+    })
+  if (Number(request.headers.get('content-length') ?? 0) > maxSizeBytes) throw tooLarge()
+  const chunks: Uint8Array[] = []
+  let sizeBytes = 0
+  for await (const chunk of request.body ?? []) {
+    sizeBytes += chunk.length
+    if (sizeBytes > maxSizeBytes) throw tooLarge()
+    chunks.push(chunk)
+  }
+  const [only] = chunks
+  if (only !== undefined && chunks.length === 1) return only
+  const bytes = new Uint8Array(sizeBytes)
+  let offset = 0
+  for (const chunk of chunks) {
+    bytes.set(chunk, offset)
+    offset += chunk.length
+  }
+  return bytes
+}
+
+/** The thrown error has no cause: a parser's message quotes its input, which no log may hold. */
+function parseJson(bytes: Uint8Array): unknown {
+  let text: string
+  try {
+    text = new TextDecoder('utf-8', { fatal: true }).decode(bytes)
+  } catch {
+    throw new ApiError('invalid_json', { message: 'The body is not valid UTF-8.' })
+  }
+  try {
+    return JSON.parse(text)
+  } catch {
+    throw new ApiError('invalid_json')
+  }
+}
+
+function isDeeperThan(value: unknown, levelCount: number): boolean {
+  if (typeof value !== 'object' || value === null) return false
+  if (levelCount === 0) return true
+  return Object.values(value).some((child) => isDeeperThan(child, levelCount - 1))
+}
