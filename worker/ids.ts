@@ -22,3 +22,13 @@ export function createRandomText(length: number): string {
 export function createRequestId(): string {
   return `${ID_PREFIXES.request}_${createRandomText(24)}`
 }
+
+/** A new account id, `acct_` and 16 characters (95 bits). */
+export function createAccountId(): string {
+  return `${ID_PREFIXES.account}_${createRandomText(16)}`
+}
+
+/** A new API key's id, `key_` and 16 characters (95 bits). It says nothing of the key. */
+export function createApiKeyId(): string {
+  return `${ID_PREFIXES.apiKey}_${createRandomText(16)}`
+}
