@@ -206,12 +206,11 @@ async function createFirstAccount(
 }
 
 /** Like Promise.all, but waits for all to end, so that what did start can be closed. */
-async function settleAll<T extends readonly Promise<unknown>[]>(
-  promises: T,
-): Promise<{ -readonly [K in keyof T]: Awaited<T[K]> }> {
-  const results = await Promise.allSettled(promises)
-  for (const result of results) if (result.status === 'rejected') throw result.reason
-  return Promise.all(promises) as Promise<{ -readonly [K in keyof T]: Awaited<T[K]> }> // all are fulfilled
+async function settleAll<A, B, C>(
+  promises: readonly [Promise<A>, Promise<B>, Promise<C>],
+): Promise<[A, B, C]> {
+  await Promise.allSettled(promises)
+  return Promise.all(promises)
 }
 
 async function closeAll(closers: (() => Promise<void>)[]): Promise<void> {
