@@ -1,7 +1,6 @@
 import { z } from 'zod'
 import { boundPromptTokens, type GenerationRequest } from '../dispatch/generation-request.ts'
 import type { AppContext } from './app-context.ts'
-import { authenticate } from './authenticate.ts'
 import { generationFields, MAX_TOKEN_COUNT } from './generation-schema.ts'
 import { parseRequest } from './parse-request.ts'
 import { type JsonBody, readJsonBody } from './read-json-body.ts'
@@ -21,9 +20,8 @@ const chatRequestSchema = z.looseObject({
 
 /** `POST /v1/chat/completions`. */
 export async function createChatCompletion(c: AppContext): Promise<Response> {
-  const caller = await authenticate(c)
   const body = await readJsonBody(c.req.raw, c.var.services.config.MAX_BODY_BYTES)
-  return serveGeneration(c, caller, parseChatRequest(body))
+  return serveGeneration(c, parseChatRequest(body))
 }
 
 function parseChatRequest({ value, bytes }: JsonBody): GenerationRequest {

@@ -1,7 +1,6 @@
 import { z } from 'zod'
 import { boundPromptTokens, type GenerationRequest } from '../dispatch/generation-request.ts'
 import type { AppContext } from './app-context.ts'
-import { authenticate } from './authenticate.ts'
 import { choiceCountSchema, generationFields } from './generation-schema.ts'
 import { parseRequest } from './parse-request.ts'
 import { type JsonBody, readJsonBody } from './read-json-body.ts'
@@ -33,9 +32,8 @@ const completionRequestSchema = z
 
 /** `POST /v1/completions`. */
 export async function createCompletion(c: AppContext): Promise<Response> {
-  const caller = await authenticate(c)
   const body = await readJsonBody(c.req.raw, c.var.services.config.MAX_BODY_BYTES)
-  return serveGeneration(c, caller, parseCompletionRequest(body))
+  return serveGeneration(c, parseCompletionRequest(body))
 }
 
 function parseCompletionRequest({ value, bytes }: JsonBody): GenerationRequest {

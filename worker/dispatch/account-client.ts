@@ -6,21 +6,41 @@ import type {
 } from '../access/account-contract.ts'
 import { describeError, type Log } from '../log.ts'
 
-/** The two calls of the hot path, as the account's object answers them. */
+/** The calls of the hot path, as the account's object answers them. */
 export interface AccountPort {
   readonly admit: (request: AdmitRequest) => Promise<AdmitResult>
   readonly settle: (settlement: Settlement) => Promise<SettleResult>
+  readonly renew: (requestId: string) => Promise<boolean>
+}
+
+/** The account's side of one request. */
+export interface AccountClient {
+  /** Once admitted, the reservation is kept alive until `settle` or `abandon`. */
+  readonly admit: (request: AdmitRequest) => Promise<AdmitResult>
+  readonly settle: (settlement: Settlement) => Promise<SettleResult>
+  /** Leaves the reservation to the sweep. */
+  readonly abandon: () => void
+}
+
+export interface AccountClientOptions {
+  /** A new stub: one that has thrown may stay broken. */
+  readonly createStub: () => AccountPort
+  /** Well below the term of a reservation, milliseconds. */
+  readonly renewEveryMs: number
+  readonly log: Log
 }
 
 const ATTEMPT_COUNT = 4
 const FIRST_DELAY_MS = 25
 
 /**
- * Calls an account's object, and again after a failure: both calls are idempotent by request id.
- * Each attempt takes a new stub, because a stub that has thrown may stay broken. Throws the last
- * failure.
+ * Calls an account's object, and again after a failure: its calls are idempotent by request id.
+ * Throws the last failure.
  */
-export function createAccountClient(createStub: () => AccountPort, log: Log): AccountPort {
+export function createAccountClient(options: AccountClientOptions): AccountClient {
+  const { createStub, log } = options
+  let renewal: ReturnType<typeof setInterval> | undefined
+
   async function callWithRetries<T>(
     requestId: string,
     call: (stub: AccountPort) => Promise<T>,
@@ -37,9 +57,31 @@ export function createAccountClient(createStub: () => AccountPort, log: Log): Ac
     }
   }
 
+  async function renew(requestId: string): Promise<void> {
+    try {
+      await createStub().renew(requestId)
+    } catch (error) {
+      log('account_call_failed', { requestId, ...describeError(error) })
+    }
+  }
+
+  const abandon = () => clearInterval(renewal)
+
   return {
-    admit: (request) => callWithRetries(request.requestId, (stub) => stub.admit(request)),
-    settle: (settlement) =>
-      callWithRetries(settlement.requestId, (stub) => stub.settle(settlement)),
+    abandon,
+    admit: async (request) => {
+      const result = await callWithRetries(request.requestId, (stub) => stub.admit(request))
+      if (result.outcome === 'admitted') {
+        renewal = setInterval(() => void renew(request.requestId), options.renewEveryMs)
+      }
+      return result
+    },
+    settle: async (settlement) => {
+      try {
+        return await callWithRetries(settlement.requestId, (stub) => stub.settle(settlement))
+      } finally {
+        abandon()
+      }
+    },
   }
 }

@@ -2,8 +2,6 @@ import {
   type BackendModel,
   backendModelsSchema,
   REQUEST_ID_HEADER,
-  type RequestReport,
-  requestReportSchema,
   TENANT_HEADER,
 } from '../../protocol/backend.ts'
 import type { Config } from '../env.ts'
@@ -23,7 +21,7 @@ export interface GenerationCall {
 
 const PATHS = { 'chat.completions': '/v1/chat/completions', completions: '/v1/completions' }
 
-/** How long a backend may take to list its models or to report on a request. */
+/** How long a backend may take to list its models. */
 const LOOKUP_TIMEOUT_MS = 2_000
 
 /**
@@ -37,7 +35,7 @@ export async function sendGeneration(
 ): Promise<Response> {
   let response: Response
   try {
-    response = await fetch(`${backend.url}${PATHS[call.endpoint]}`, {
+    response = await fetch(locate(backend, PATHS[call.endpoint]), {
       method: 'POST',
       headers: {
         'content-type': 'application/json',
@@ -58,31 +56,17 @@ export async function sendGeneration(
 
 /** What a backend lists as its models. Throws when it does not answer, or not as agreed. */
 export async function fetchModels(backend: BackendAddress): Promise<readonly BackendModel[]> {
-  const response = await lookUp(backend, '/v1/models')
-  if (!response.ok) throw new Error(`The models list came with status ${response.status}.`)
-  return backendModelsSchema.parse(await response.json()).data
-}
-
-/** What our own backend knows of a request; null if it does not answer, or never heard of it. */
-export async function fetchRequestReport(
-  backend: BackendAddress,
-  requestId: string,
-): Promise<RequestReport | null> {
-  try {
-    const response = await lookUp(backend, `/tallygate/requests/${requestId}`)
-    const report = requestReportSchema.safeParse(await response.json())
-    return response.ok && report.success ? report.data : null
-  } catch {
-    return null
-  }
-}
-
-function lookUp(backend: BackendAddress, path: string): Promise<Response> {
-  return fetch(`${backend.url}${path}`, {
+  const response = await fetch(locate(backend, '/v1/models'), {
     headers: authorize(backend),
     redirect: 'manual',
     signal: AbortSignal.timeout(LOOKUP_TIMEOUT_MS),
   })
+  if (!response.ok) throw new Error(`The models list came with status ${response.status}.`)
+  return backendModelsSchema.parse(await response.json()).data
+}
+
+function locate(backend: BackendAddress, path: string): string {
+  return `${backend.url.replace(/\/$/, '')}${path}`
 }
 
 function authorize(backend: BackendAddress): Record<string, string> {

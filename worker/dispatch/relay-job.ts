@@ -1,11 +1,11 @@
 import { ApiError } from '../errors.ts'
 import type { Log } from '../log.ts'
-import type { AccountPort } from './account-client.ts'
+import type { AccountClient } from './account-client.ts'
 import type { BackendAddress } from './backend-client.ts'
 import type { GenerationRequest } from './generation-request.ts'
 import type { Target } from './pick-backend.ts'
 import type { RelayLine } from './relay-line.ts'
-import type { RelayEnding } from './settlement.ts'
+import type { RelayEnding } from './meter-ending.ts'
 
 /** An admitted request on its way: whoever holds it owes the account exactly one settlement. */
 export interface RelayJob {
@@ -15,7 +15,7 @@ export interface RelayJob {
   readonly request: GenerationRequest
   readonly target: Target
   readonly backend: BackendAddress
-  readonly account: AccountPort
+  readonly account: AccountClient
   readonly maxUpstreamSilenceMs: number
   readonly clientSignal: AbortSignal
   /** Keeps the work alive when the client has gone. */

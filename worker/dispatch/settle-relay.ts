@@ -1,6 +1,6 @@
 import type { RequestReport, Usage } from '../../protocol/backend.ts'
+import { fetchRequestReport } from '../access/report-client.ts'
 import { describeError } from '../log.ts'
-import { fetchRequestReport } from './backend-client.ts'
 import type { RelayJob } from './relay-job.ts'
 import {
   composeSettlement,
@@ -8,7 +8,7 @@ import {
   meterEnding,
   needsReport,
   type RelayEnding,
-} from './settlement.ts'
+} from './meter-ending.ts'
 
 export type SettledRelay =
   | { readonly outcome: 'settled'; readonly usage: Usage }
@@ -24,8 +24,9 @@ export async function settleRelay(
   ending: RelayEnding,
   evidence: Evidence,
 ): Promise<SettledRelay> {
-  const found = needsReport(ending, evidence) ? await awaitReport(job) : null
+  const found = needsReport(ending, evidence) ? await awaitReport(job, ending) : null
   if (found === 'still_running') {
+    job.account.abandon()
     job.log('left_to_sweep', { requestId: job.requestId, backendId: job.backend.id })
     return { outcome: 'left_to_sweep' }
   }
@@ -53,13 +54,22 @@ export async function settleRelay(
 const REPORT_ATTEMPT_COUNT = 40
 const REPORT_INTERVAL_MS = 50
 
-/** The report of a request that has ended or is about to; null where there is none to be had. */
-async function awaitReport(job: RelayJob): Promise<RequestReport | null | 'still_running'> {
+/**
+ * The report of a request that has ended or is about to; null where there is none to be had. After
+ * a failure nobody waits for a backend that is out of reach: the client still has to be told.
+ */
+async function awaitReport(
+  job: RelayJob,
+  ending: RelayEnding,
+): Promise<RequestReport | null | 'still_running'> {
   const isOwnBackend = job.target.model.digest !== undefined
   if (!isOwnBackend) return null
-  for (let attempt = 0; attempt < REPORT_ATTEMPT_COUNT; attempt++) {
-    const report = await fetchRequestReport(job.backend, job.requestId)
-    if (report?.state !== 'running') return report
+  for (let attempt = 1; attempt <= REPORT_ATTEMPT_COUNT; attempt++) {
+    const answer = await fetchRequestReport(job.backend, job.requestId)
+    if (answer.outcome === 'unknown') return null
+    if (answer.outcome === 'report' && answer.report.state !== 'running') return answer.report
+    if (answer.outcome === 'unreachable' && ending.how === 'failed') return null
+    if (answer.outcome === 'unreachable' && attempt === REPORT_ATTEMPT_COUNT) return null
     await new Promise((resolve) => setTimeout(resolve, REPORT_INTERVAL_MS))
   }
   return 'still_running'

@@ -1,0 +1,23 @@
+import { createApp } from './app.ts'
+import type { Env } from './env.ts'
+import { describeError } from './log.ts'
+import { createServices } from './services.ts'
+
+export { AccountObject } from './access/account-object.ts'
+export { AnchorObject } from './proofs/anchor-object.ts'
+
+const app = createApp()
+
+/** The Worker: HTTP, and the schedule on which usage is anchored. */
+export default {
+  fetch: (request, env, ctx) => app.fetch(request, env, ctx),
+  scheduled: async (_event, env) => {
+    const services = createServices(env)
+    try {
+      await services.anchor().runCycle()
+    } catch (error) {
+      services.log('scheduled_failed', describeError(error))
+      throw error
+    }
+  },
+} satisfies ExportedHandler<Env>
