@@ -1,3 +1,5 @@
+import type { Digest } from '../protocol/digest.ts'
+
 /** Prefixes of every id that leaves the gateway. */
 export const ID_PREFIXES = {
   account: 'acct',
@@ -31,4 +33,10 @@ export function createAccountId(): string {
 /** A new API key's id, `key_` and 16 characters (95 bits). It says nothing of the key. */
 export function createApiKeyId(): string {
   return `${ID_PREFIXES.apiKey}_${createRandomText(16)}`
+}
+
+/** 32 bytes from the platform's random source. */
+export function createSalt(): Digest {
+  const bytes = crypto.getRandomValues(new Uint8Array(32))
+  return `0x${Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('')}`
 }

@@ -1,3 +1,4 @@
+import { usageLeafSchema } from '../../protocol/usage-leaf.ts'
 import type { AdmitRequest, AdmitResult } from './account-contract.ts'
 import { fitsBudget } from './budget.ts'
 import {
@@ -29,13 +30,14 @@ export type Admission =
 
 /**
  * Whether a request may run. Refusals that no waiting cures come first; a refused request takes
- * nothing from any bucket.
+ * nothing from any bucket. Throws a RangeError for a request that could never be recorded.
  */
 export function decideAdmission(
   state: AdmissionState,
   request: AdmitRequest,
   nowMs: number,
 ): Admission {
+  requireRecordable(request)
   if (state.allowedModels !== null && !state.allowedModels.includes(request.model))
     return { outcome: 'model_not_allowed' }
 
@@ -69,4 +71,13 @@ function rateLimited(
 ): Admission {
   const limits = snapshotLimits(account, key, nowMs)
   return { outcome: 'rate_limited', what, retryAfterMs, limits }
+}
+
+function requireRecordable({ requestId, worstCaseMicroUsd, worstCaseTokenCount }: AdmitRequest) {
+  if (!usageLeafSchema.shape.requestId.safeParse(requestId).success)
+    throw new RangeError(`${requestId} is no request id.`)
+  for (const [name, value] of Object.entries({ worstCaseMicroUsd, worstCaseTokenCount })) {
+    if (!Number.isSafeInteger(value) || value < 0)
+      throw new RangeError(`${name} of ${requestId} is ${value}.`)
+  }
 }

@@ -2,6 +2,7 @@ import type { LimitSnapshot } from './account-contract.ts'
 import type { Budget } from './budget.ts'
 import {
   bucketResetMs,
+  createBucket,
   refillBucket,
   remainingInBucket,
   returnToBucket,
@@ -20,6 +21,22 @@ export interface Meter {
   readonly requestLevel: number
   readonly tokenLevel: number
   readonly bucketsUpdatedAtMs: number
+}
+
+type Limits = Pick<
+  Meter,
+  'requestsPerMinute' | 'tokensPerMinute' | 'maxConcurrentRequests' | 'budgetMicroUsd'
+>
+
+/** A meter that has spent nothing, its buckets full. */
+export function createMeter<T extends Limits>(limits: T, nowMs: number): Meter & T {
+  return {
+    ...limits,
+    spentMicroUsd: 0,
+    requestLevel: createBucket(limits.requestsPerMinute ?? 0, nowMs).level,
+    tokenLevel: createBucket(limits.tokensPerMinute ?? 0, nowMs).level,
+    bucketsUpdatedAtMs: nowMs,
+  }
 }
 
 /** What a scope's open reservations hold. */

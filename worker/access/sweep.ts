@@ -6,7 +6,7 @@ import type { Reservation } from './settlement.ts'
 /** How often in a row a backend may be out of reach before a reservation is given back. */
 const MAX_SWEEP_FAILURES = 10
 
-export type SweepAction =
+export type SweepPlan =
   /** The backend still works on it: look again after another term. */
   | { readonly action: 'extend' }
   /** The backend could not be asked: ask again after another term. */
@@ -17,7 +17,7 @@ export type SweepAction =
   | { readonly action: 'release'; readonly settlement: Settlement }
 
 /** What to do about an expired reservation whose owner has not settled it. */
-export function planSweep(reservation: Reservation, answer: ReportAnswer): SweepAction {
+export function planSweep(reservation: Reservation, answer: ReportAnswer): SweepPlan {
   const { requestId } = reservation
   switch (answer.outcome) {
     case 'unreachable':
