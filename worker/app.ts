@@ -1,14 +1,18 @@
 import { Hono, type MiddlewareHandler } from 'hono'
-import { cors } from 'hono/cors'
 import { requireAdminKey, requireApiKey } from './access/authenticate.ts'
+import { createAccount, getAccount, updateAccount } from './api/admin-accounts.ts'
+import { createKey, listKeys, revokeKey } from './api/admin-keys.ts'
+import { allowOrigins } from './api/allow-origins.ts'
 import type { AppEnv } from './api/app-context.ts'
 import { createChatCompletion } from './api/chat-completions.ts'
 import { createCompletion } from './api/completions.ts'
 import { getHealth } from './api/health.ts'
 import { identifyRequest } from './api/identify-request.ts'
+import { getKey } from './api/key.ts'
 import { getModel, listModels } from './api/models.ts'
 import { refuseMethod } from './api/refuse-method.ts'
 import { renderError } from './api/render-error.ts'
+import { getUsage } from './api/usage.ts'
 import { ApiError } from './errors.ts'
 import { createServices } from './services.ts'
 
@@ -19,6 +23,14 @@ const ROUTES: readonly (readonly [string, string, ...MiddlewareHandler<AppEnv>[]
   ['POST', '/v1/completions', requireApiKey, createCompletion],
   ['GET', '/v1/models', requireApiKey, listModels],
   ['GET', '/v1/models/:id{.+}', requireApiKey, getModel],
+  ['GET', '/v1/usage', requireApiKey, getUsage],
+  ['GET', '/v1/key', requireApiKey, getKey],
+  ['POST', '/admin/v1/accounts', requireAdminKey, createAccount],
+  ['GET', '/admin/v1/accounts/:accountId', requireAdminKey, getAccount],
+  ['PATCH', '/admin/v1/accounts/:accountId', requireAdminKey, updateAccount],
+  ['POST', '/admin/v1/accounts/:accountId/keys', requireAdminKey, createKey],
+  ['GET', '/admin/v1/accounts/:accountId/keys', requireAdminKey, listKeys],
+  ['DELETE', '/admin/v1/accounts/:accountId/keys/:keyId', requireAdminKey, revokeKey],
 ]
 
 /** The gateway's HTTP surface: who may call what, and one handler for every error. */
@@ -29,8 +41,8 @@ export function createApp(): Hono<AppEnv> {
     c.set('services', createServices(c.env))
     await next()
   })
-  app.use('/v1/*', cors({ origin: pickOrigin, exposeHeaders: EXPOSED_HEADERS, maxAge: 86_400 }))
-  for (const [method, path, ...handlers] of ROUTES) app.on(method, path, ...handlers)
+  app.use('/v1/*', allowOrigins)
+  for (const [method, path, ...handlers] of ROUTES) app.on(method, [path], ...handlers)
   for (const [path, routes] of Map.groupBy(ROUTES, ([, path]) => path)) {
     app.all(path, refuseMethod(routes.map(([method]) => method)))
   }

@@ -1,10 +1,9 @@
+import { AccountObject } from './access/account-object.ts'
 import { createApp } from './app.ts'
 import type { Env } from './env.ts'
 import { describeError } from './log.ts'
+import { AnchorObject } from './proofs/anchor-object.ts'
 import { createServices } from './services.ts'
-
-export { AccountObject } from './access/account-object.ts'
-export { AnchorObject } from './proofs/anchor-object.ts'
 
 const app = createApp()
 
@@ -21,3 +20,5 @@ export default {
     }
   },
 } satisfies ExportedHandler<Env>
+
+export { AccountObject, AnchorObject }

@@ -10,6 +10,7 @@ export async function requireAccount(c: AppContext): Promise<AccountDescription>
   const description = ACCOUNT_ID.test(accountId)
     ? await c.var.services.account(accountId).describeAccount()
     : null
-  if (description === null) throw new ApiError('not_found', { message: 'There is no such account.' })
+  if (description === null)
+    throw new ApiError('not_found', { message: 'There is no such account.' })
   return description
 }

@@ -73,7 +73,7 @@ function composeAccountBody(account: AccountDescription) {
     budget: composeBudgetBody(account.budget),
     open_reservation_count: account.openReservationCount,
     outbox_count: account.outboxCount,
-    last_flush_error: account.lastFlushError,
+    last_alarm_error: account.lastAlarmError,
     counters: account.counters,
   }
 }

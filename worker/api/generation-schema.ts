@@ -20,4 +20,3 @@ export const generationFields = {
   max_tokens: z.int().min(0).max(MAX_TOKEN_COUNT).nullish(),
   tallygate: z.looseObject({ attribution: z.boolean().nullish() }).nullish(),
 }
-

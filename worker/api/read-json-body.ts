@@ -53,18 +53,29 @@ async function readBytes(request: Request, maxSizeBytes: number): Promise<Uint8A
   return bytes
 }
 
-/** The thrown error has no cause: a parser's message quotes its input, which no log may hold. */
+/** What the parsers throw is dropped: their messages quote the input, which no log may hold. */
 function parseJson(bytes: Uint8Array): unknown {
-  let text: string
+  const text = decodeUtf8(bytes)
+  if (text === null) throw new ApiError('invalid_json', { message: 'The body is not valid UTF-8.' })
+  const value = tryParse(text)
+  if (value === undefined) throw new ApiError('invalid_json')
+  return value
+}
+
+function decodeUtf8(bytes: Uint8Array): string | null {
   try {
-    text = new TextDecoder('utf-8', { fatal: true }).decode(bytes)
+    return new TextDecoder('utf-8', { fatal: true, ignoreBOM: false }).decode(bytes)
   } catch {
-    throw new ApiError('invalid_json', { message: 'The body is not valid UTF-8.' })
+    return null
   }
+}
+
+/** Undefined for what is no JSON. */
+function tryParse(text: string): unknown {
   try {
     return JSON.parse(text)
   } catch {
-    throw new ApiError('invalid_json')
+    return undefined
   }
 }
 

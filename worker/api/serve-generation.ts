@@ -1,6 +1,6 @@
 import type { AdmitResult, LimitSnapshot } from '../access/account-contract.ts'
-import { admitGeneration } from '../dispatch/admit-generation.ts'
 import { createAccountClient } from '../dispatch/account-client.ts'
+import { admitGeneration } from '../dispatch/admit-generation.ts'
 import { findTarget } from '../dispatch/find-target.ts'
 import type { GenerationRequest } from '../dispatch/generation-request.ts'
 import { relayBody } from '../dispatch/relay-body.ts'

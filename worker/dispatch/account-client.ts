@@ -39,7 +39,7 @@ const FIRST_DELAY_MS = 25
  */
 export function createAccountClient(options: AccountClientOptions): AccountClient {
   const { createStub, log } = options
-  let renewal: ReturnType<typeof setInterval> | undefined
+  let renewal: ReturnType<typeof setInterval> | null = null
 
   async function callWithRetries<T>(
     requestId: string,

@@ -6,7 +6,9 @@ import type { BackendSnapshot } from './pick-backend.ts'
 
 export interface ModelCatalogue {
   /** What the backends list, at most `FRESH_MS` old, or `STALE_MS` while a newer list is on its way. */
-  readonly read: (waitUntil: (work: Promise<unknown>) => void) => Promise<readonly BackendSnapshot[]>
+  readonly read: (
+    waitUntil: (work: Promise<unknown>) => void,
+  ) => Promise<readonly BackendSnapshot[]>
   /** Asks all backends now. */
   readonly refresh: () => Promise<readonly BackendSnapshot[]>
 }

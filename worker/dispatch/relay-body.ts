@@ -9,10 +9,10 @@ import {
 } from './answer-parts.ts'
 import { sendGeneration } from './backend-client.ts'
 import { encodeUpstreamBody } from './generation-request.ts'
+import { type Evidence, estimateTokenCount, type RelayEnding } from './meter-ending.ts'
 import { explainFailure, type RelayJob, respondToNobody, waitAtMost } from './relay-job.ts'
 import { createRelayLine, type RelayLine } from './relay-line.ts'
 import { settleRelay } from './settle-relay.ts'
-import { type Evidence, estimateTokenCount, type RelayEnding } from './meter-ending.ts'
 
 /**
  * An answer that takes longer gets its status 200 in advance and blanks before its JSON, so that a

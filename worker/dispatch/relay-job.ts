@@ -3,9 +3,9 @@ import type { Log } from '../log.ts'
 import type { AccountClient } from './account-client.ts'
 import type { BackendAddress } from './backend-client.ts'
 import type { GenerationRequest } from './generation-request.ts'
+import type { RelayEnding } from './meter-ending.ts'
 import type { Target } from './pick-backend.ts'
 import type { RelayLine } from './relay-line.ts'
-import type { RelayEnding } from './meter-ending.ts'
 
 /** An admitted request on its way: whoever holds it owes the account exactly one settlement. */
 export interface RelayJob {
@@ -30,7 +30,8 @@ export function explainFailure(line: RelayLine, thrown: unknown): RelayEnding {
   if (reason === 'upstream_silent') {
     return { how: 'failed', error: new ApiError('deadline_exceeded', { cause: thrown }) }
   }
-  const error = thrown instanceof ApiError ? thrown : new ApiError('upstream_error', { cause: thrown })
+  const error =
+    thrown instanceof ApiError ? thrown : new ApiError('upstream_error', { cause: thrown })
   return { how: 'failed', error }
 }
 
@@ -41,7 +42,7 @@ export function respondToNobody(): Response {
 
 /** The first to come: the work's result, or null after `delayMs`. */
 export async function waitAtMost<T>(work: Promise<T>, delayMs: number): Promise<T | null> {
-  let timer: ReturnType<typeof setTimeout> | undefined
+  let timer: ReturnType<typeof setTimeout> | null = null
   const timeout = new Promise<null>((resolve) => {
     timer = setTimeout(() => resolve(null), delayMs)
   })

@@ -1,10 +1,10 @@
 import { ApiError, composeErrorBody } from '../errors.ts'
 import { sendGeneration } from './backend-client.ts'
 import { encodeUpstreamBody } from './generation-request.ts'
+import { type Evidence, estimateTokenCount, type RelayEnding } from './meter-ending.ts'
 import { explainFailure, type RelayJob, respondToNobody, waitAtMost } from './relay-job.ts'
 import { createRelayLine, type RelayLine } from './relay-line.ts'
 import { settleRelay } from './settle-relay.ts'
-import { type Evidence, estimateTokenCount, type RelayEnding } from './meter-ending.ts'
 import { createSseScanner, type SseFrame } from './sse-frames.ts'
 import { createStreamMeter, type StreamMeter } from './stream-meter.ts'
 

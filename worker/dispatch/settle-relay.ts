@@ -1,7 +1,6 @@
 import type { RequestReport, Usage } from '../../protocol/backend.ts'
 import { fetchRequestReport } from '../access/report-client.ts'
 import { describeError } from '../log.ts'
-import type { RelayJob } from './relay-job.ts'
 import {
   composeSettlement,
   type Evidence,
@@ -9,6 +8,7 @@ import {
   needsReport,
   type RelayEnding,
 } from './meter-ending.ts'
+import type { RelayJob } from './relay-job.ts'
 
 export type SettledRelay =
   | { readonly outcome: 'settled'; readonly usage: Usage }

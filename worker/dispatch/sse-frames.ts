@@ -52,7 +52,7 @@ export function createSseScanner(): SseScanner {
   return { push, rest: () => carry }
 }
 
-const decoder = new TextDecoder('utf-8', { ignoreBOM: true })
+const decoder = new TextDecoder('utf-8', { fatal: false, ignoreBOM: true })
 
 function createFrame(bytes: Uint8Array): SseFrame {
   const data: string[] = []
