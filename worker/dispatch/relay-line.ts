@@ -34,8 +34,6 @@ export interface RelayLineOptions {
 }
 
 const BEAT_MS = 100
-/** Blanks go out every beat before the first bytes, and after this many silent beats later on. */
-const SILENT_BEATS_LATER = 10
 /** A client that takes nothing for this long is as good as gone. */
 const MAX_CLIENT_STALL_MS = 60_000
 
@@ -45,9 +43,8 @@ export function createRelayLine(options: RelayLineOptions): RelayLine {
   const writer = writable.getWriter()
   let reason: StopReason | null = null
   let isOpen = false
-  let hasSpoken = false
   let isWriting = false
-  let silentBeatCount = 0
+  let hasSpokenSinceBeat = false
   let clientStallMs = 0
   let upstreamSilenceMs = 0
 
@@ -69,7 +66,7 @@ export function createRelayLine(options: RelayLineOptions): RelayLine {
       throw error
     } finally {
       isWriting = false
-      silentBeatCount = 0
+      hasSpokenSinceBeat = true
       clientStallMs = 0
     }
   }
@@ -82,9 +79,8 @@ export function createRelayLine(options: RelayLineOptions): RelayLine {
     }
     upstreamSilenceMs += BEAT_MS
     if (upstreamSilenceMs >= options.maxUpstreamSilenceMs) stop('upstream_silent')
-    silentBeatCount += 1
-    const isDue = silentBeatCount >= (hasSpoken ? SILENT_BEATS_LATER : 1)
-    if (isOpen && isDue) send(options.blank).catch(onClientGone)
+    if (isOpen && !hasSpokenSinceBeat) send(options.blank).catch(onClientGone)
+    hasSpokenSinceBeat = false
   }, BEAT_MS)
 
   const quieten = () => {
@@ -102,10 +98,7 @@ export function createRelayLine(options: RelayLineOptions): RelayLine {
       isOpen = true
       return readable
     },
-    write: (bytes) => {
-      hasSpoken = true
-      return send(bytes)
-    },
+    write: send,
     quieten,
     close: async () => {
       quieten()
