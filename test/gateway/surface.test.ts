@@ -38,14 +38,19 @@ afterAll(async () => {
   await upstream.close()
 })
 
-const chat = (body: BodyInit, headers: Record<string, string> = {}) =>
+const chat = (body: string | Uint8Array, headers: Record<string, string> = {}) =>
   gateway.call('/v1/chat/completions', { method: 'POST', body, headers })
 
 const good = { model: 'base', messages }
 
 test('bad input gets a 4xx that says what is wrong, never a 500', async () => {
   const nested = (depth: number) => '['.repeat(depth) + ']'.repeat(depth)
-  const table: readonly [body: BodyInit, status: number, code: string, param: string | null][] = [
+  const table: readonly [
+    body: string | Uint8Array,
+    status: number,
+    code: string,
+    param: string | null,
+  ][] = [
     ['', 400, 'invalid_json', null],
     ['{"a', 400, 'invalid_json', null],
     [new Uint8Array([0x22, 0xff, 0x22]), 400, 'invalid_json', null],

@@ -12,7 +12,8 @@ export function renderError(c: AppContext, thrown: unknown): Response {
   const error =
     thrown instanceof ApiError ? thrown : new ApiError('internal_error', { cause: thrown })
   const { status } = ERRORS[error.code]
-  if (status >= 500 && error.cause !== undefined) {
+  const isLogged = c.var.isRelayed && thrown instanceof ApiError // by the relay
+  if (status >= 500 && error.cause !== undefined && !isLogged) {
     log('request_failed', {
       requestId: c.var.requestId,
       code: error.code,

@@ -65,7 +65,9 @@ export function createAccountClient(options: AccountClientOptions): AccountClien
     }
   }
 
-  const abandon = () => clearInterval(renewal)
+  const abandon = () => {
+    if (renewal !== null) clearInterval(renewal)
+  }
 
   return {
     abandon,

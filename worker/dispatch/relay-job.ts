@@ -49,6 +49,6 @@ export async function waitAtMost<T>(work: Promise<T>, delayMs: number): Promise<
   try {
     return await Promise.race([work, timeout])
   } finally {
-    clearTimeout(timer)
+    if (timer !== null) clearTimeout(timer)
   }
 }
