@@ -19,10 +19,13 @@ export async function fetchRequestReport(
   requestId: string,
 ): Promise<ReportAnswer> {
   const baseUrl = backend.url.replace(/\/$/, '')
+  // A pending AbortSignal.timeout() would keep an idle object in memory until it fires.
+  const deadline = new AbortController()
+  const timer = setTimeout(() => deadline.abort(), TIMEOUT_MS)
   try {
     const response = await fetch(`${baseUrl}/tallygate/requests/${requestId}`, {
       headers: backend.token === undefined ? {} : { authorization: `Bearer ${backend.token}` },
-      signal: AbortSignal.timeout(TIMEOUT_MS),
+      signal: deadline.signal,
     })
     if (!response.ok) {
       await response.body?.cancel()
@@ -34,5 +37,7 @@ export async function fetchRequestReport(
       : { outcome: 'unreachable' }
   } catch {
     return { outcome: 'unreachable' }
+  } finally {
+    clearTimeout(timer)
   }
 }

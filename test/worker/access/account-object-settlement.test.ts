@@ -1,6 +1,6 @@
 import { applyD1Migrations } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
-import { beforeAll, beforeEach, describe, expect, it } from 'vitest'
+import { beforeAll, beforeEach, describe, expect, it, vi } from 'vitest'
 import { checkSplit, SPLIT_RULES } from '../../../protocol/fee-split.ts'
 import { commitAccount } from '../../../protocol/usage-leaf.ts'
 import {
@@ -159,6 +159,14 @@ describe('the outbox', () => {
       lastAlarmError: null,
     })
     expect(await countRows(account)).toBe(7)
+  })
+
+  it('empties itself soon after a settlement, without being asked', async () => {
+    vi.useRealTimers()
+    const account = await createTestAccount()
+    const requestId = await admitOne(account)
+    await account.stub().settle(composeSettlement(requestId))
+    await vi.waitUntil(() => findRow(account, requestId), { timeout: 4_000, interval: 20 })
   })
 
   it('mirrors keys without their secrets, and their revocation', async () => {
