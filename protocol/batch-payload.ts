@@ -38,7 +38,7 @@ const HEADER_BYTES = 8
 const REQUEST_ID_PREFIX = 'req_'
 
 /** Keeps a byte order mark, which would else be a second spelling of the same text. */
-const UTF8 = new TextDecoder('utf-8', { ignoreBOM: true })
+const UTF8 = new TextDecoder('utf-8', { fatal: false, ignoreBOM: true })
 
 /** The payload of these entries, in their order. */
 export function encodeBatchPayload(entries: readonly BatchEntry[]): Uint8Array {
