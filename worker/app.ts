@@ -1,6 +1,7 @@
 import { Hono, type MiddlewareHandler } from 'hono'
 import { requireAdminKey, requireApiKey } from './access/authenticate.ts'
 import { createAccount, getAccount, updateAccount } from './api/admin-accounts.ts'
+import { listBatches, runAnchorCycle } from './api/admin-anchoring.ts'
 import { createKey, listKeys, revokeKey } from './api/admin-keys.ts'
 import { allowOrigins } from './api/allow-origins.ts'
 import type { AppEnv } from './api/app-context.ts'
@@ -10,6 +11,7 @@ import { getHealth } from './api/health.ts'
 import { identifyRequest } from './api/identify-request.ts'
 import { getKey } from './api/key.ts'
 import { getModel, listModels } from './api/models.ts'
+import { getReceipt } from './api/receipts.ts'
 import { refuseMethod } from './api/refuse-method.ts'
 import { renderError } from './api/render-error.ts'
 import { getUsage } from './api/usage.ts'
@@ -25,12 +27,15 @@ const ROUTES: readonly (readonly [string, string, ...MiddlewareHandler<AppEnv>[]
   ['GET', '/v1/models/:id{.+}', requireApiKey, getModel],
   ['GET', '/v1/usage', requireApiKey, getUsage],
   ['GET', '/v1/key', requireApiKey, getKey],
+  ['GET', '/v1/receipts/:id', requireApiKey, getReceipt],
   ['POST', '/admin/v1/accounts', requireAdminKey, createAccount],
   ['GET', '/admin/v1/accounts/:accountId', requireAdminKey, getAccount],
   ['PATCH', '/admin/v1/accounts/:accountId', requireAdminKey, updateAccount],
   ['POST', '/admin/v1/accounts/:accountId/keys', requireAdminKey, createKey],
   ['GET', '/admin/v1/accounts/:accountId/keys', requireAdminKey, listKeys],
   ['DELETE', '/admin/v1/accounts/:accountId/keys/:keyId', requireAdminKey, revokeKey],
+  ['POST', '/admin/v1/anchor', requireAdminKey, runAnchorCycle],
+  ['GET', '/admin/v1/batches', requireAdminKey, listBatches],
 ]
 
 /** The gateway's HTTP surface: who may call what, and one handler for every error. */

@@ -1,6 +1,6 @@
 import { AccountObject } from './access/account-object.ts'
 import { createApp } from './app.ts'
-import type { Env } from './env.ts'
+import type { Env } from './bindings.ts'
 import { describeError } from './log.ts'
 import { AnchorObject } from './proofs/anchor-object.ts'
 import { createServices } from './services.ts'

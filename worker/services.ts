@@ -1,6 +1,7 @@
 import type { AccountObject } from './access/account-object.ts'
+import type { Env } from './bindings.ts'
 import { createModelCatalogue, type ModelCatalogue } from './dispatch/model-catalogue.ts'
-import { type Config, type Env, parseConfig } from './env.ts'
+import { type Config, parseConfig } from './env.ts'
 import { createLog, type Log } from './log.ts'
 import type { AnchorObject } from './proofs/anchor-object.ts'
 

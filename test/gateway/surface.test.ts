@@ -118,7 +118,7 @@ test('bad input gets a 4xx that says what is wrong, never a 500', async () => {
   }
 })
 
-test('a body is cut off at the limit though it does not say how long it is', async () => {
+test('a body is too large though it does not say how long it is', async () => {
   const body = ReadableStream.from(Array.from({ length: 4 }, () => new Uint8Array(50_000).fill(32)))
   const response = await gateway.call('/v1/chat/completions', {
     method: 'POST',
@@ -326,6 +326,40 @@ test('usage is paged, summed and given as CSV, to its own account alone', async 
   })
   expect(csv.headers.get('content-type')).toContain('text/csv')
   expect((await csv.text()).trim().split('\r\n')).toHaveLength(4)
+})
+
+test('a receipt is found by either id, at once, and by its own account alone', async () => {
+  const response = await chat(JSON.stringify(good))
+  const requestId = response.headers.get('x-request-id')!
+  const receipt = (await (await gateway.call(`/v1/receipts/${requestId}`)).json()) as object
+  expect(receipt).toMatchObject({
+    state: 'pending',
+    leaf: { requestId, promptTokens: 4, completionTokens: 1 },
+    account: { id: gateway.accountId },
+  })
+  const alias = await gateway.call(`/v1/receipts/chatcmpl-${requestId.slice(4)}`)
+  expect(await alias.json()).toEqual(receipt)
+
+  const stranger = await createAccount({})
+  for (const [id, init] of [
+    [requestId, stranger],
+    ['req_none', {}],
+    ['key_x', {}],
+  ] as const) {
+    const refused = await gateway.call(`/v1/receipts/${id}`, init)
+    expect([refused.status, await refused.json()]).toMatchObject([
+      404,
+      { error: { code: 'not_found' } },
+    ])
+  }
+})
+
+test('the operator can run an anchor cycle and is told why it waits', async () => {
+  expect(await gateway.admin('POST', '/anchor')).toMatchObject({
+    outcome: 'not_configured',
+    missing: ['CHAIN_RPC_URL', 'ANCHOR_ADDRESS', 'ANCHOR_PRIVATE_KEY'],
+  })
+  expect(await gateway.admin('GET', '/batches')).toEqual({ object: 'list', data: [] })
 })
 
 test('the admin API wants the operator’s key, and names what is not there', async () => {

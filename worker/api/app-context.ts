@@ -1,5 +1,5 @@
 import type { Context } from 'hono'
-import type { Env } from '../env.ts'
+import type { Env } from '../bindings.ts'
 import type { Services } from '../services.ts'
 
 /** Who calls, as the key itself says; the account's object decides whether the key still holds. */
