@@ -1,6 +1,6 @@
 import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
-import { ensureModel } from '../gpu-backend/model/pull.ts'
+import { ensureModel, modelCacheDir } from '../gpu-backend/model/pull.ts'
 import { configSchema } from '../worker/config-schema.ts'
 import { startBackendProcess } from './backend-process.ts'
 import { startDaStandIn } from './da-stand-in.ts'
@@ -174,7 +174,13 @@ async function startBackend({ options, env, lock, closers, say }: Parts, secrets
     const url = options.upstreamUrl.replace(/\/v1$/, '')
     return { id: 'upstream', url, ...(env.UPSTREAM_API_KEY && { token: env.UPSTREAM_API_KEY }) }
   }
-  const model = options.model ?? (await ensureModel({ say }))
+  const model =
+    options.model ??
+    (await ensureModel({
+      cacheDir: modelCacheDir(env),
+      hubUrl: env.HF_ENDPOINT,
+      output: process.stderr,
+    }))
   say(`Loading ${model} (${options.precision}) …`)
   const adaptersDir =
     options.adaptersDir ?? join(options.model === null ? ROOT : options.stateDir, 'adapters')

@@ -97,7 +97,7 @@ it("shows a receipt to nobody but the request's own account", async () => {
     headers: { authorization: `Bearer ${stack.adminKey}`, 'content-type': 'application/json' },
     body: JSON.stringify({ name: 'somebody else' }),
   })
-  const { api_key: apiKey } = await created.json()
+  const { api_key: apiKey } = (await created.json()) as { api_key: string }
   const stranger = await getJson({ ...stack, apiKey }, `/receipts/${stream?.requestId}`)
   expect(stranger.error).toMatchObject({ code: 'not_found' })
 })

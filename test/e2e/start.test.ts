@@ -36,7 +36,7 @@ describe('npm start', () => {
         params: [stack.contracts.usageAnchor, 'latest'],
       }),
     })
-    expect((await code.json()).result.length).toBeGreaterThan(2)
+    expect(((await code.json()) as { result: string }).result.length).toBeGreaterThan(2)
   })
 
   it('serves the official client with nothing changed but base URL and key', async () => {

@@ -12,6 +12,12 @@ export const ADAPTER_IDS = ['ada-1', 'ada-2', 'ada-3', 'ada-4'] as const
 /** Long enough to be caught in the middle of: the context takes a prompt beside it. */
 export const LONG_ANSWER_TOKENS = 400
 
+/** What `GET /admin/v1/accounts/{id}` says of work under way. */
+interface AccountState {
+  readonly open_reservation_count: number
+  readonly outbox_count: number
+}
+
 export interface UsageLine {
   readonly request_id: string
   readonly outcome: string
@@ -129,7 +135,11 @@ export async function streamChat(
   return finish('cut')
 }
 
-export async function getJson(stack: StartedStack, path: string) {
+// biome-ignore lint/suspicious/noExplicitAny: whatever the endpoint answers
+export async function getJson(
+  stack: Pick<StartedStack, 'baseUrl' | 'apiKey'>,
+  path: string,
+): Promise<any> {
   const response = await fetch(`${stack.baseUrl}${path}`, {
     headers: { authorization: `Bearer ${stack.apiKey}` },
   })
@@ -145,7 +155,7 @@ export async function settledUsage(stack: StartedStack): Promise<readonly UsageL
       const response = await fetch(account, {
         headers: { authorization: `Bearer ${stack.adminKey}` },
       })
-      return response.json()
+      return (await response.json()) as AccountState
     },
     (state) => state.open_reservation_count === 0 && state.outbox_count === 0,
   )
