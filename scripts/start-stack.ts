@@ -1,3 +1,4 @@
+import { createWriteStream } from 'node:fs'
 import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { ensureModel, modelCacheDir } from '../gpu-backend/model/pull.ts'
@@ -86,9 +87,12 @@ async function startParts(parts: Parts): Promise<Stack> {
     startDa(parts),
     startBackend(parts, secrets),
   ])
+  const logFile = createWriteStream(join(options.stateDir, 'gateway.log'), { flags: 'a' })
+  closers.push(async () => void logFile.end())
   const gateway = await startGateway({
     port: options.port,
     stateDir: join(options.stateDir, 'gateway'),
+    onLog: (line) => logFile.write(`${line}\n`),
     vars: {
       BATCH_MAX_AGE_MS: String(LOCAL_BATCH_MAX_AGE_MS),
       ...pickWorkerVars(parts.env),

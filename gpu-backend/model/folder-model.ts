@@ -43,7 +43,7 @@ const indexSchema = z.object({ weight_map: z.record(z.string(), z.string().regex
 export async function readFolderModel(dir: string): Promise<ModelFile> {
   const config = parseFields(configSchema, await readJson(dir, 'config.json'), 'config.json')
   return {
-    name: basename(resolve(dir)).toLowerCase(),
+    name: basename(resolve(dir)),
     config: modelConfig(config),
     ...(await readFolderTokenizer(dir, config.eos_token_id)),
     naming: 'huggingFace',
