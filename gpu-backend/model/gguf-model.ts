@@ -36,8 +36,7 @@ function storedWeights({ name, type, shape, data }: GgufTensor): StoredWeights {
     type,
     shape,
     data,
-    isBlocks: hasExactBlocks(type),
-    blocks: () => decodeBlocks(type, data),
+    blocks: hasExactBlocks(type) ? () => decodeBlocks(type, data) : null,
     values: () => dequantise(type, data),
   }
 }
