@@ -1,8 +1,8 @@
 import { readdir } from 'node:fs/promises'
 import { BackendError } from '../errors.ts'
 import { describeThrown, type Log } from '../log.ts'
-import type { AdapterRegistry } from './adapter-registry.ts'
 import type { AdapterRegistration, RegistrationFields } from './adapter-folder.ts'
+import type { AdapterRegistry } from './adapter-registry.ts'
 
 interface StartupOptions {
   readonly adapters: AdapterRegistry
