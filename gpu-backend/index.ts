@@ -46,7 +46,7 @@ async function start(): Promise<void> {
   const stop = createStop({ server, engine, shutdown, graceMs: config.SHUTDOWN_GRACE_MS, log })
   process.once('SIGTERM', stop)
   process.once('SIGINT', stop)
-  engine.closed.then((error) => error && stop('engine'))
+  void engine.closed.then((error) => error && stop('engine'))
   const { id: model, digest } = services.model
   const line = { event: 'listening', url: server.url, model, digest }
   process.stdout.write(`${JSON.stringify(line)}\n`)

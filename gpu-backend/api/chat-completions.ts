@@ -2,6 +2,7 @@ import { z } from 'zod'
 import type { ChatMessage } from '../text/chat-template.ts'
 import { type AnswerWording, answerJob } from './answer.ts'
 import { readJsonBody, UNSUPPORTED } from './json-body.ts'
+import { refuseFarTooLong } from './prompt-limit.ts'
 import {
   checkStreamOptions,
   planMaxTokens,
@@ -78,13 +79,18 @@ export async function answerChatCompletion(
 ): Promise<Response> {
   const fields = await readJsonBody(c, chatSchema, services.maxBodyBytes)
   checkStreamOptions(fields)
-  const sampling = planSampling(fields, services.model.vocabSize)
-  const prompt = services.model.encodeChat(fields.messages)
+  const { model } = services
+  const sampling = planSampling(fields, model.vocabSize)
+  refuseFarTooLong(
+    fields.messages.map((message) => message.content),
+    { contextTokens: model.contextTokens, encode: model.encodeText, param: 'messages' },
+  )
+  const prompt = model.encodeChat(fields.messages)
   const maxTokens = planMaxTokens({
     promptTokenCount: prompt.tokens.length,
     maxTokens: fields.max_completion_tokens ?? fields.max_tokens ?? null,
-    defaultMaxTokens: services.model.contextTokens,
-    contextTokens: services.model.contextTokens,
+    defaultMaxTokens: model.contextTokens,
+    contextTokens: model.contextTokens,
     promptParam: 'messages',
     maxTokensParam: fields.max_completion_tokens ? 'max_completion_tokens' : 'max_tokens',
   })

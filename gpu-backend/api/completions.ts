@@ -1,8 +1,10 @@
+import { setImmediate } from 'node:timers/promises'
 import { z } from 'zod'
 import { BackendError } from '../errors.ts'
 import type { ChatPrompt } from '../text/chat-template.ts'
 import { type AnswerWording, answerJob } from './answer.ts'
 import { readJsonBody } from './json-body.ts'
+import { refuseFarTooLong } from './prompt-limit.ts'
 import {
   checkStreamOptions,
   planMaxTokens,
@@ -47,7 +49,7 @@ export async function answerCompletion(c: BackendContext, services: Services): P
   checkStreamOptions(fields)
   const { model } = services
   const sampling = planSampling(fields, model.vocabSize)
-  const prompts = fields.prompt.map((prompt) => encodePrompt(prompt, model))
+  const prompts = await encodePrompts(fields.prompt, model)
   const limit = (prompt: ChatPrompt) =>
     planMaxTokens({
       promptTokenCount: prompt.tokens.length,
@@ -77,6 +79,19 @@ export async function answerCompletion(c: BackendContext, services: Services): P
   })
 }
 
+/** One at a time, with everybody else's streams in between. */
+async function encodePrompts(
+  prompts: readonly (string | readonly number[])[],
+  model: ServedModel,
+): Promise<readonly ChatPrompt[]> {
+  const encoded: ChatPrompt[] = []
+  for (const prompt of prompts) {
+    encoded.push(encodePrompt(prompt, model))
+    await setImmediate()
+  }
+  return encoded
+}
+
 function encodePrompt(prompt: string | readonly number[], model: ServedModel): ChatPrompt {
   if (typeof prompt !== 'string') {
     const unknown = prompt.find((token) => token >= model.vocabSize)
@@ -87,6 +102,11 @@ function encodePrompt(prompt: string | readonly number[], model: ServedModel): C
       { param: 'prompt' },
     )
   }
+  refuseFarTooLong([prompt], {
+    contextTokens: model.contextTokens,
+    encode: model.encodeText,
+    param: 'prompt',
+  })
   const tokens = model.encodeText(prompt)
   if (tokens.length > 0) return { text: prompt, tokens }
   throw new BackendError('invalid_request', "'prompt': has no tokens", { param: 'prompt' })

@@ -150,6 +150,9 @@ test('a prompt that is too long is told the numbers, and so is an answer that wo
     error: { code: 'context_length_exceeded', param: 'messages' },
   })
   expect(long.error?.message).toMatch(/512 tokens.*607/)
+  const huge = await send('/v1/chat/completions', chat(userContent('x'.repeat(90_000))))
+  expect(huge.error).toMatchObject({ code: 'context_length_exceeded', param: 'messages' })
+  expect(huge.error?.message).toContain('512')
   const asked = await send('/v1/chat/completions', chat({ max_tokens: 500 }))
   expect(asked.error).toMatchObject({ code: 'context_length_exceeded', param: 'max_tokens' })
   expect(asked.error?.message).toMatch(/512.*18.*500/)
