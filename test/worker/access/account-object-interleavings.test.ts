@@ -164,47 +164,53 @@ describe('whatever runs at the same time, dies or is down', () => {
           const account = await createTestAccount({ budgetMicroUsd: ACCOUNT_BUDGET })
           const keys = [account.key, await account.addKey({ budgetMicroUsd: KEY_BUDGET })]
           const run = new Run(account, keys)
-          for (const round of plan) {
-            await run.play(round)
-            const { budget } = (await account.stub().describeAccount())!
-            expect(budget.spentMicroUsd + budget.reservedMicroUsd).toBeLessThanOrEqual(
-              ACCOUNT_BUDGET,
-            )
+          try {
+            for (const round of plan) {
+              await run.play(round)
+              const { budget } = (await account.stub().describeAccount())!
+              const { spentMicroUsd, reservedMicroUsd } = budget
+              expect(spentMicroUsd + reservedMicroUsd).toBeLessThanOrEqual(ACCOUNT_BUDGET)
+            }
+            await run.drain()
+          } finally {
+            await run.setLedger(true)
           }
-          await run.drain()
-
-          const { records, sums } = await findUsage(env.DB, {
-            accountId: account.accountId,
-            fromMs: 0,
-            toMs: Number.MAX_SAFE_INTEGER,
-            group: 'key',
-            cursor: null,
-            limit: 1_000,
-          })
-          expect(new Set(records.map(({ requestId }) => requestId))).toEqual(run.admitted)
-          expect(records).toHaveLength(run.admitted.size)
-          const { budget } = (await account.stub().describeAccount())!
-          expect(sums.reduce((sum, { feeMicroUsd }) => sum + feeMicroUsd, 0)).toBe(
-            budget.spentMicroUsd,
-          )
-          for (const { keyId, budget: keyBudget } of await account.stub().listKeys()) {
-            const billed = sums.find(({ group }) => group === keyId)?.feeMicroUsd ?? 0
-            expect(billed).toBe(keyBudget.spentMicroUsd)
-            expect(billed).toBeLessThanOrEqual(keyBudget.limitMicroUsd ?? ACCOUNT_BUDGET)
-          }
-
-          const fees = new Map(records.map((record) => [record.requestId, record.feeMicroUsd]))
-          const settledIds = new Set<string>()
-          for (const { requestId, result } of run.results) {
-            if (result.outcome === 'unknown_request') continue
-            expect(result.feeMicroUsd).toBe(fees.get(requestId))
-            if (result.outcome !== 'settled') continue
-            expect(settledIds.has(requestId)).toBe(false)
-            settledIds.add(requestId)
-          }
+          await expectLedgerToAgree(run)
         }),
-        { numRuns: 12 },
+        { numRuns: 12, endOnFailure: true },
       ),
     60_000,
   )
 })
+
+async function expectLedgerToAgree({ account, admitted, results }: Run): Promise<void> {
+  const { records, sums } = await findUsage(env.DB, {
+    accountId: account.accountId,
+    fromMs: 0,
+    toMs: Number.MAX_SAFE_INTEGER,
+    group: 'key',
+    cursor: null,
+    limit: 1_000,
+  })
+  expect(records).toHaveLength(admitted.size)
+  expect(new Set(records.map(({ requestId }) => requestId))).toEqual(admitted)
+
+  const { budget } = (await account.stub().describeAccount())!
+  const billed = sums.reduce((sum, { feeMicroUsd }) => sum + feeMicroUsd, 0)
+  expect(billed).toBe(budget.spentMicroUsd)
+  for (const key of await account.stub().listKeys()) {
+    const billedToKey = sums.find(({ group }) => group === key.keyId)?.feeMicroUsd ?? 0
+    expect(billedToKey).toBe(key.budget.spentMicroUsd)
+    expect(billedToKey).toBeLessThanOrEqual(key.budget.limitMicroUsd ?? ACCOUNT_BUDGET)
+  }
+
+  const fees = new Map(records.map((record) => [record.requestId, record.feeMicroUsd]))
+  const settledIds = new Set<string>()
+  for (const { requestId, result } of results) {
+    if (result.outcome === 'unknown_request') continue
+    expect(result.feeMicroUsd).toBe(fees.get(requestId))
+    if (result.outcome !== 'settled') continue
+    expect(settledIds.has(requestId)).toBe(false)
+    settledIds.add(requestId)
+  }
+}
