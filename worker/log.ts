@@ -64,7 +64,7 @@ const FIELD_NAMES = [
 ] as const satisfies readonly (keyof LogFields)[]
 
 /** Writes one JSON object a line; a field that is not on the list is dropped, whatever its type says. */
-export function createLog(write: (line: string) => void = console.log): Log {
+export function createLog(write = (line: string) => console.log(line)): Log {
   return (event, fields) => {
     const line: Record<string, unknown> = { time: new Date().toISOString(), event }
     for (const name of FIELD_NAMES) if (fields[name] !== undefined) line[name] = fields[name]

@@ -27,9 +27,11 @@ beforeAll(async () => {
   upstream = await startScriptedUpstream({
     base: { ...model, digest: `0x${'cd'.repeat(32)}` },
     'org/base:adapter': model,
+    silent: { script: () => {} },
   })
   gateway = await startGatewayUnderTest([{ id: 'scripted', url: upstream.url }], {
     MAX_BODY_BYTES: '100000',
+    UPSTREAM_SILENCE_MS: '300',
   })
 })
 
@@ -186,11 +188,25 @@ test('the official client sees the errors it knows', async () => {
 test('models are listed and found, whatever their names hold', async () => {
   const client = new OpenAI({ baseURL: `${gateway.url}/v1`, apiKey: gateway.apiKey, maxRetries: 0 })
   const ids = (await client.models.list()).data.map((model) => model.id)
-  expect(ids).toEqual(['base', 'org/base:adapter'])
+  expect(ids).toEqual(['base', 'org/base:adapter', 'silent'])
   for (const id of ids) expect((await client.models.retrieve(id)).id).toBe(id)
   expect(await client.models.retrieve('base')).toMatchObject({ digest: `0x${'cd'.repeat(32)}` })
   expect((await gateway.call('/v1/models/org/base:adapter')).status).toBe(200)
   await expect(client.models.retrieve('none')).rejects.toMatchObject({ status: 404 })
+})
+
+test('a backend that stays silent is given up, and costs nothing', async () => {
+  for (const stream of [false, true]) {
+    const response = await chat(JSON.stringify({ ...good, model: 'silent', stream }))
+    expect([response.status, await response.json()]).toMatchObject([
+      504,
+      { error: { code: 'deadline_exceeded' } },
+    ])
+    const exchange = upstream.exchanges.at(-1)!
+    expect(await exchange.cancelled).toBe(true)
+    const lines = await gateway.settledUsage([exchange.requestId])
+    expect(lines).toMatchObject([{ outcome: 'upstream_failed', fee_micro_usd: 0 }])
+  }
 })
 
 test('unknown fields reach the backend untouched, as the bytes they came in', async () => {

@@ -3,7 +3,7 @@ import { createLog, describeError } from '../../worker/log.ts'
 
 test('only fields on the list are written, whatever is handed in', () => {
   const lines: string[] = []
-  const log = createLog((line) => lines.push(line))
+  const log = createLog((line) => void lines.push(line))
   const fields = { requestId: 'req_1', prompt: 'secret', headers: { authorization: 'secret' } }
   log('request', fields)
   expect(JSON.parse(lines[0]!)).toEqual({

@@ -1,4 +1,5 @@
 import { createMiddleware } from 'hono/factory'
+import { routePath } from 'hono/route'
 import { ApiError } from '../errors.ts'
 import { createRequestId } from '../ids.ts'
 import { createLog } from '../log.ts'
@@ -27,7 +28,7 @@ export const identifyRequest = createMiddleware<AppEnv>(async (c, next) => {
     callerRequestId: readCallerRequestId(c.req.header('x-request-id')),
     accountId: c.var.caller?.accountId,
     method: c.req.method,
-    route: c.req.routePath,
+    route: routePath(c),
     status: c.res.status,
     code: c.error instanceof ApiError ? c.error.code : undefined,
     durationMs,
