@@ -22,6 +22,8 @@ export const creditSchema = z.strictObject({
 
 export type Credit = z.infer<typeof creditSchema>
 
+const uint32Schema = z.int().min(0).max(0xffff_ffff)
+
 /** Usage leaf, version 1: one billed request as it is committed to on chain. */
 export const usageLeafSchema = z.strictObject({
   version: z.literal(1),
@@ -31,13 +33,13 @@ export const usageLeafSchema = z.strictObject({
   completedAtMs: z.int().min(0),
   modelDigest: digestSchema,
   adapterDigest: digestSchema,
-  promptTokens: z.int().min(0),
+  promptTokens: uint32Schema,
   /** Of the prompt tokens, how many came from the prefix cache. */
-  cachedTokens: z.int().min(0),
-  completionTokens: z.int().min(0),
+  cachedTokens: uint32Schema,
+  completionTokens: uint32Schema,
   feeMicroUsd: z.int().min(0),
-  priceVersion: z.int().min(1),
-  splitVersion: z.int().min(1),
+  priceVersion: uint32Schema.min(1),
+  splitVersion: uint32Schema.min(1),
   attributionDigest: digestSchema,
   creditsHash: digestSchema,
   contentCommitment: digestSchema,

@@ -1,5 +1,5 @@
 import type { D1Migration } from '@cloudflare/vitest-plugin'
-import type { Env } from '../../worker/env.ts'
+import type { Env } from '../../worker/bindings.ts'
 
 declare global {
   namespace Cloudflare {

@@ -1,5 +1,5 @@
 import { DurableObject } from 'cloudflare:workers'
-import { type Config, type Env, parseConfig } from '../env.ts'
+import { type Config, parseConfig, type StorageBindings } from '../env.ts'
 import { createApiKeyId, createSalt } from '../ids.ts'
 import { writeLedger } from '../ledger/usage-store.ts'
 import type {
@@ -38,7 +38,7 @@ const SETTLED_PURGE_SIZE = 1_000
  * writer: each method is one synchronous transaction that is durable before its answer leaves. The
  * object's name is the account id.
  */
-export class AccountObject extends DurableObject<Env> {
+export class AccountObject extends DurableObject<StorageBindings> {
   readonly #tables: AccountTables
   /** When the alarm will fire; null when none is set. */
   #alarmAtMs: number | null = null
@@ -46,7 +46,7 @@ export class AccountObject extends DurableObject<Env> {
   #flushNotBeforeMs = 0
   #lastAlarmError: string | null = null
 
-  constructor(ctx: DurableObjectState, env: Env) {
+  constructor(ctx: DurableObjectState, env: StorageBindings) {
     super(ctx, env)
     this.#tables = new AccountTables(ctx.storage.sql)
     void ctx.blockConcurrencyWhile(async () => {

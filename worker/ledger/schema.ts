@@ -1,5 +1,5 @@
 import { index, integer, sqliteTable, text, uniqueIndex } from 'drizzle-orm/sqlite-core'
-import type { Digest } from '../../protocol/digest.ts'
+import type { Address, Digest } from '../../protocol/digest.ts'
 import type { Credit } from '../../protocol/usage-leaf.ts'
 import type { UsageOutcome } from './usage-record.ts'
 
@@ -62,6 +62,10 @@ export const batches = sqliteTable(
     daKind: text('da_kind').$type<'eigenda' | 'none'>(),
     /** Hex of the DA's commitment; its length differs from put to put. */
     daCommitment: text('da_commitment').$type<Digest>(),
+    /** Where the batch was anchored; null until confirmed. */
+    chainId: integer('chain_id'),
+    contract: text('contract').$type<Address>(),
+    /** Of the last transaction sent, before the batch is confirmed. */
     txHash: text('tx_hash').$type<Digest>(),
     blockNumber: integer('block_number'),
     /** The last failure, for the operator; null after a step went through. */

@@ -1,0 +1,110 @@
+import { mkdir, readdir, readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { build } from 'esbuild'
+import { convertV4MiniflareOptions, Log, LogLevel, Miniflare } from 'miniflare'
+import { claimPort } from './free-port.ts'
+
+const ROOT = join(import.meta.dirname, '..')
+
+export interface GatewayOptions {
+  /** TCP port on 127.0.0.1; 0 takes a free one. */
+  readonly port: number
+  /** Where D1, Durable Objects and R2 keep their files; created when missing. */
+  readonly stateDir: string
+  /** The Worker's variables (worker/env.ts), as text. */
+  readonly vars: Readonly<Record<string, string>>
+}
+
+export interface Gateway {
+  readonly url: string
+  /** The Worker's D1 database, for tests and scripts that look at what was recorded. */
+  readonly database: () => ReturnType<Miniflare['getD1Database']>
+  /** What the cron trigger does, once. */
+  readonly runScheduled: () => Promise<void>
+  readonly close: () => Promise<void>
+}
+
+/**
+ * Runs the Worker on a local workerd with the bindings of wrangler.toml: real D1, Durable Objects
+ * and R2, kept in `stateDir`. Requests reach the Worker directly, with no proxy before it. Throws
+ * when the port is taken.
+ */
+export async function startGateway(options: GatewayOptions): Promise<Gateway> {
+  const port = await claimPort(options.port)
+  await mkdir(options.stateDir, { recursive: true })
+  const miniflare = new Miniflare(
+    convertV4MiniflareOptions({
+      host: '127.0.0.1',
+      port: 0,
+      log: new Log(LogLevel.ERROR),
+      resourcePersistencePath: options.stateDir,
+      telemetry: { enabled: false },
+      workers: [
+        {
+          name: 'tallygate',
+          modules: true,
+          script: await bundleWorker(),
+          compatibilityDate: '2026-10-01',
+          compatibilityFlags: ['enable_request_signal'],
+          bindings: { ...options.vars },
+          d1Databases: { DB: 'tallygate' },
+          r2Buckets: { ARCHIVE: 'tallygate-archive' },
+          durableObjects: {
+            ACCOUNT: { className: 'AccountObject', useSQLite: true },
+            ANCHOR: { className: 'AnchorObject', useSQLite: true },
+          },
+          unsafeDirectSockets: [{ host: '127.0.0.1', port }],
+        },
+      ],
+    }),
+  )
+  await miniflare.ready
+  const database = () => miniflare.getD1Database('DB')
+  await applyMigrations(await database())
+  return {
+    url: `http://127.0.0.1:${port}`,
+    database,
+    runScheduled: async () => {
+      const worker = await miniflare.getWorker('tallygate')
+      await worker.scheduled({})
+    },
+    close: () => miniflare.dispose(),
+  }
+}
+
+async function bundleWorker(): Promise<string> {
+  const result = await build({
+    entryPoints: [join(ROOT, 'worker/index.ts')],
+    bundle: true,
+    write: false,
+    format: 'esm',
+    target: 'es2024',
+    conditions: ['workerd', 'worker', 'browser'],
+    external: ['cloudflare:*'],
+    tsconfig: join(ROOT, 'worker/tsconfig.json'),
+    logLevel: 'silent',
+  })
+  const [output] = result.outputFiles
+  if (output === undefined) throw new Error('esbuild wrote no bundle.')
+  return output.text
+}
+
+/** Applies what `wrangler d1 migrations apply` would, and keeps the same book of it. */
+async function applyMigrations(db: Awaited<ReturnType<Gateway['database']>>): Promise<void> {
+  await db
+    .prepare(
+      'CREATE TABLE IF NOT EXISTS d1_migrations (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT UNIQUE, applied_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP NOT NULL)',
+    )
+    .run()
+  const applied = await db.prepare('SELECT name FROM d1_migrations').all<{ name: string }>()
+  const done = new Set(applied.results.map((row) => row.name))
+  const folder = join(ROOT, 'migrations')
+  const names = (await readdir(folder)).filter((name) => name.endsWith('.sql')).sort()
+  for (const name of names.filter((candidate) => !done.has(candidate))) {
+    const statements = (await readFile(join(folder, name), 'utf8'))
+      .split('--> statement-breakpoint')
+      .map((statement) => db.prepare(statement.trim()))
+    const record = db.prepare('INSERT INTO d1_migrations (name) VALUES (?)').bind(name)
+    await db.batch([...statements, record])
+  }
+}
