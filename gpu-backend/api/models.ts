@@ -1,0 +1,48 @@
+import type { BackendModel } from '../../protocol/backend.ts'
+import { BackendError } from '../errors.ts'
+import type { BackendContext, Services } from './services.ts'
+
+/** `GET /v1/models`: the base model, and the adapters that can be named now. */
+export function listModels(c: BackendContext, services: Services): Response {
+  return c.json({ object: 'list', data: describeModels(services) })
+}
+
+/** `GET /v1/models/{id}`, also as `base:adapter`. */
+export function findModel(c: BackendContext, services: Services): Response {
+  const asked = c.req.param('id') ?? ''
+  const prefix = `${services.model.id}:`
+  const id = asked.startsWith(prefix) ? asked.slice(prefix.length) : asked
+  const model = describeModels(services).find((candidate) => candidate.id === id)
+  if (model) return c.json(model)
+  throw new BackendError('model_not_found', 'The model does not exist.', { param: 'model' })
+}
+
+function describeModels({ model, adapters, startedAtMs }: Services): readonly BackendModel[] {
+  const base: BackendModel = {
+    id: model.id,
+    object: 'model',
+    created: Math.floor(startedAtMs / 1000),
+    owned_by: 'tallygate',
+    root: model.id,
+    parent: null,
+    max_model_len: model.contextTokens,
+    digest: model.digest,
+  }
+  const adapterModels = adapters.list().flatMap(({ id, status }): BackendModel[] => {
+    if (status.state !== 'ready' && status.state !== 'loading') return []
+    const { version } = status
+    if (!version) return []
+    const created = Math.floor(version.loadedAtMs / 1000)
+    return [
+      {
+        ...base,
+        id,
+        created,
+        owned_by: version.owner ?? 'tallygate',
+        parent: model.id,
+        digest: version.digest,
+      },
+    ]
+  })
+  return [base, ...adapterModels]
+}

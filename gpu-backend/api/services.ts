@@ -1,0 +1,47 @@
+import type { Context } from 'hono'
+import type { AdapterRegistration, RegistrationFields } from '../adapters/adapter-folder.ts'
+import type { AdapterRegistry } from '../adapters/adapter-registry.ts'
+import type { EngineHandle } from '../engine-handle.ts'
+import type { Log } from '../log.ts'
+import type { Counter } from './counter.ts'
+import type { ReportStore } from './report-store.ts'
+import type { ServedModel } from './served-model.ts'
+
+/** Everything that the operations need, made once by the composition root. */
+export interface Services {
+  readonly engine: EngineHandle
+  readonly model: ServedModel
+  readonly adapters: AdapterRegistry
+  /** What registering a folder of the adapters directory means. Throws `adapter_rejected`. */
+  readonly planAdapter: (path: string, fields: RegistrationFields) => Promise<AdapterRegistration>
+  readonly reports: ReportStore
+  readonly counters: {
+    /** Ends of requests that ran: `completed`, `cancelled`, `failed`. */
+    readonly ends: Counter
+    /** Error answers by their code. */
+    readonly errors: Counter
+  }
+  readonly log: Log
+  /** Bytes of a request body that are read before it is refused. */
+  readonly maxBodyBytes: number
+  /** What callers send as `authorization: Bearer …`; null: everyone may call. */
+  readonly bearerToken: string | null
+  /** Aborted when the server gives up on what still runs. */
+  readonly shutdownSignal: AbortSignal
+  readonly startedAtMs: number
+  readonly now: () => number
+  /** 64 uniform random bits. */
+  readonly createSeed: () => bigint
+  readonly createRequestId: () => string
+}
+
+/** What every handler gets of its request. */
+export interface BackendEnv {
+  readonly Variables: {
+    readonly requestId: string
+    /** Whose request it is, for fairness; one name for all who give none. */
+    readonly tenant: string
+  }
+}
+
+export type BackendContext = Context<BackendEnv>

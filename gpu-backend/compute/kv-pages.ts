@@ -1,0 +1,197 @@
+import assert from 'node:assert/strict'
+import type { KvRow } from '../engine/model-runner.ts'
+import { PAGE_LENGTH, type RowGroup } from '../model/graph-inputs.ts'
+import type { ModelConfig } from '../model/model-source.ts'
+import type { Tensor } from './session.ts'
+
+/** A sequence's place in the cache: its pages in order, the last one partly filled. */
+export interface PagedRow extends KvRow {
+  length: number
+  readonly pages: number[]
+}
+
+/** Pages first … first + count − 1 of the cache, zero-copy. */
+export interface PageRange {
+  readonly first: number
+  readonly count: number
+  /** By layer, [count, KV, 64, D] float32 each. */
+  readonly layers: readonly { readonly k: Tensor; readonly v: Tensor }[]
+}
+
+/**
+ * The keys and values of all rows, in pages of 64 positions. All memory is reserved at once (the
+ * system commits it page by page as it is touched) and a row's share is admitted before its first
+ * token, so nothing grows or fails in the middle.
+ *
+ * A run reads the pages of its rows as one range of memory for each group, decode rows before chunk
+ * rows: `arrange` swaps the few pages that lie elsewhere, one when a row begins a page, a row's worth
+ * when its prefill ends.
+ */
+export class KvPages {
+  readonly pageCount: number
+  readonly #heads: number
+  readonly #headSize: number
+  readonly #layers: readonly { readonly k: Float32Array; readonly v: Float32Array }[]
+  readonly #owners: ({ row: PagedRow; index: number } | null)[]
+  /** Pages that hold anything but zeros. */
+  readonly #isUsed: Uint8Array
+  readonly #ranges = new Map<RowGroup, PageRange>()
+  #admittedPages = 0
+  #nextId = 1
+
+  constructor(config: ModelConfig, budgetTokens: number) {
+    this.pageCount = Math.floor(budgetTokens / PAGE_LENGTH)
+    if (this.pageCount < 1) {
+      throw new RangeError(`A KV budget of ${budgetTokens} tokens is less than a page of 64.`)
+    }
+    this.#heads = config.kvHeadCount
+    this.#headSize = config.headSize
+    this.#layers = Array.from({ length: config.layerCount }, () => ({
+      k: new Float32Array(this.pageCount * this.#pageSize),
+      v: new Float32Array(this.pageCount * this.#pageSize),
+    }))
+    this.#owners = new Array(this.pageCount).fill(null)
+    this.#isUsed = new Uint8Array(this.pageCount)
+  }
+
+  get freeTokens(): number {
+    return (this.pageCount - this.#admittedPages) * PAGE_LENGTH
+  }
+
+  /** Admits a row of `capacity` tokens, rounded up to pages; null when they do not fit now. */
+  createRow(capacity: number): PagedRow | null {
+    const pageCount = Math.ceil(capacity / PAGE_LENGTH)
+    if (pageCount > this.pageCount - this.#admittedPages) return null
+    this.#admittedPages += pageCount
+    const id = this.#nextId++
+    return { id, length: 0, capacity, pages: [] }
+  }
+
+  freeRow(row: PagedRow): void {
+    for (const page of row.pages) this.#owners[page] = null
+    row.pages.length = 0
+    this.#admittedPages -= Math.ceil(row.capacity / PAGE_LENGTH)
+  }
+
+  /** Gathers the pages of each group's rows in one range, and gives the ranges. */
+  arrange(rows: Readonly<Record<RowGroup, readonly PagedRow[]>>): Record<RowGroup, PageRange> {
+    const decodeRows = new Set(rows.decode)
+    const chunkRows = new Set(rows.chunk)
+    const decodeEnd = countPages(rows.decode)
+    const chunkEnd = decodeEnd + countPages(rows.chunk)
+    this.#gather(decodeRows, 0, decodeEnd)
+    this.#gather(chunkRows, decodeEnd, chunkEnd)
+    return {
+      decode: this.#range('decode', 0, decodeEnd),
+      chunk: this.#range('chunk', decodeEnd, chunkEnd),
+    }
+  }
+
+  /**
+   * Appends the row's tokens `firstToken …` of `present`, a run's keys then values of every layer:
+   * [2L, T, KV, D].
+   */
+  append(row: PagedRow, present: Float32Array, tokens: { first: number; count: number }): void {
+    const tokenSize = this.#heads * this.#headSize
+    const layerSize = present.length / (2 * this.#layers.length)
+    for (let i = 0; i < tokens.count; i++) {
+      const slot = row.length % PAGE_LENGTH
+      if (slot === 0) this.#addPage(row)
+      const page = row.pages.at(-1)
+      assert(page !== undefined, 'A row that holds tokens has a page.')
+      this.#layers.forEach((layer, l) => {
+        const from = l * layerSize + (tokens.first + i) * tokenSize
+        this.#write(layer.k, page, slot, present.subarray(from, from + tokenSize))
+        const fromV = from + this.#layers.length * layerSize
+        this.#write(layer.v, page, slot, present.subarray(fromV, fromV + tokenSize))
+      })
+      row.length += 1
+    }
+  }
+
+  get #pageSize(): number {
+    return this.#heads * PAGE_LENGTH * this.#headSize
+  }
+
+  /** One token's heads, [KV, D], into a page, [KV, 64, D]. */
+  #write(pages: Float32Array, page: number, slot: number, token: Float32Array): void {
+    const size = this.#headSize
+    for (let head = 0; head < this.#heads; head++) {
+      const to = ((page * this.#heads + head) * PAGE_LENGTH + slot) * size
+      for (let d = 0; d < size; d++) pages[to + d] = token[head * size + d] ?? 0
+    }
+  }
+
+  #addPage(row: PagedRow): void {
+    const page = this.#owners.indexOf(null)
+    assert(page >= 0, 'Admitted pages are free.')
+    // What an earlier row left may be NaN, which no mask can hide.
+    if (this.#isUsed[page]) this.#forEachArray((array) => this.#slice(array, page).fill(0))
+    this.#isUsed[page] = 1
+    this.#owners[page] = { row, index: row.pages.length }
+    row.pages.push(page)
+  }
+
+  /** Brings all pages of `rows` into `first … end − 1`, which is as many. */
+  #gather(rows: ReadonlySet<PagedRow>, first: number, end: number): void {
+    const isTheirs = (page: number) => {
+      const owner = this.#owners[page]
+      return owner != null && rows.has(owner.row)
+    }
+    let from = end
+    for (let page = first; page < end; page++) {
+      if (isTheirs(page)) continue
+      while (!isTheirs(from)) from++
+      this.#swap(page, from)
+    }
+  }
+
+  #swap(a: number, b: number): void {
+    const saved = new Float32Array(this.#pageSize)
+    const isFree = this.#owners[a] === null
+    this.#forEachArray((array) => {
+      if (!isFree) saved.set(this.#slice(array, a))
+      this.#slice(array, a).set(this.#slice(array, b))
+      if (!isFree) this.#slice(array, b).set(saved)
+    })
+    const ownerA = this.#owners[a] ?? null
+    const ownerB = this.#owners[b] ?? null
+    this.#owners[a] = ownerB
+    this.#owners[b] = ownerA
+    if (ownerB) ownerB.row.pages[ownerB.index] = a
+    if (ownerA) ownerA.row.pages[ownerA.index] = b
+    this.#isUsed[a] = 1
+  }
+
+  /** At least one page, for a graph's input is never empty. */
+  #range(group: RowGroup, from: number, end: number): PageRange {
+    const count = Math.max(1, end - from)
+    const first = Math.min(from, this.pageCount - count)
+    const known = this.#ranges.get(group)
+    if (known?.first === first && known.count === count) return known
+    const dims = [count, this.#heads, PAGE_LENGTH, this.#headSize]
+    const view = (array: Float32Array): Tensor => ({
+      data: array.subarray(first * this.#pageSize, (first + count) * this.#pageSize),
+      dims,
+    })
+    const layers = this.#layers.map(({ k, v }) => ({ k: view(k), v: view(v) }))
+    const range = { first, count, layers }
+    this.#ranges.set(group, range)
+    return range
+  }
+
+  #slice(array: Float32Array, page: number): Float32Array {
+    return array.subarray(page * this.#pageSize, (page + 1) * this.#pageSize)
+  }
+
+  #forEachArray(visit: (array: Float32Array) => void): void {
+    for (const { k, v } of this.#layers) {
+      visit(k)
+      visit(v)
+    }
+  }
+}
+
+function countPages(rows: readonly PagedRow[]): number {
+  return rows.reduce((count, row) => count + row.pages.length, 0)
+}

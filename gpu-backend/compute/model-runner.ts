@@ -1,0 +1,199 @@
+import assert from 'node:assert/strict'
+import type { LoraWeights } from '../adapters/lora-weights.ts'
+import type { KvRow, ModelRunner, StepRow } from '../engine/model-runner.ts'
+import { EMBEDDINGS, LOGITS, PRESENT } from '../model/graph-inputs.ts'
+import type { AccuracyLevel } from '../model/linear-graph.ts'
+import { buildLlamaGraph } from '../model/llama-graph.ts'
+import type { LinearWeights, ModelConfig, ModelSource } from '../model/model-source.ts'
+import { lookUpEmbeddings } from './embedding-rows.ts'
+import { type PlacedRow, planFeeds } from './feeds.ts'
+import { KvPages, type PagedRow } from './kv-pages.ts'
+import { LoraSlots } from './lora-slots.ts'
+import { createSession, type Session, type SessionOptions } from './session.ts'
+
+export interface ModelRunnerOptions extends SessionOptions {
+  /** Tokens of KV cache, reserved at once; rounded down to pages of 64. */
+  readonly kvBudgetTokens: number
+  /** Activations of quantised layers: 4 (int8, the fast default) or 0 (float32, exact). */
+  readonly accuracyLevel?: AccuracyLevel
+}
+
+export interface LoraModelRunner extends ModelRunner {
+  readonly loadedAdapterCount: number
+  /** After this, rows may name the adapter. Throws a RangeError where a weight is not finite. */
+  readonly loadAdapter: (weights: LoraWeights) => void
+  /** The caller makes sure that no row names it any more. */
+  readonly unloadAdapter: (digest: string) => void
+  readonly close: () => Promise<void>
+}
+
+/** Builds the graph, loads it into ONNX Runtime (seconds, for a real model) and reserves the KV cache. */
+export async function createModelRunner(
+  source: ModelSource,
+  options: ModelRunnerOptions,
+): Promise<LoraModelRunner> {
+  const model = buildLlamaGraph(source, { accuracyLevel: options.accuracyLevel ?? 4 })
+  const session = await createSession(model, options)
+  return new LlamaRunner(source, session, options.kvBudgetTokens)
+}
+
+class LlamaRunner implements LoraModelRunner {
+  readonly #config: ModelConfig
+  readonly #embedding: LinearWeights
+  readonly #session: Session
+  readonly #pages: KvPages
+  readonly #lora: LoraSlots
+  readonly #rows = new Map<number, PagedRow>()
+
+  constructor(source: ModelSource, session: Session, kvBudgetTokens: number) {
+    this.#config = source.config
+    this.#embedding = source.embedding()
+    this.#session = session
+    this.#pages = new KvPages(source.config, kvBudgetTokens)
+    this.#lora = new LoraSlots(source.config)
+  }
+
+  get vocabSize(): number {
+    return this.#config.vocabSize
+  }
+
+  get contextLength(): number {
+    return this.#config.contextLength
+  }
+
+  get freeKvTokens(): number {
+    return this.#pages.freeTokens
+  }
+
+  get loadedAdapterCount(): number {
+    return this.#lora.adapterCount
+  }
+
+  createKvRow(capacity: number): KvRow | null {
+    const row = this.#pages.createRow(capacity)
+    if (row) this.#rows.set(row.id, row)
+    return row
+  }
+
+  freeKvRow(row: KvRow): void {
+    this.#pages.freeRow(this.#findRow(row))
+    this.#rows.delete(row.id)
+  }
+
+  loadAdapter(weights: LoraWeights): void {
+    this.#lora.load(weights)
+  }
+
+  unloadAdapter(digest: string): void {
+    this.#lora.unload(digest)
+  }
+
+  close(): Promise<void> {
+    return this.#session.close()
+  }
+
+  async run(rows: readonly StepRow[]): Promise<readonly (Float32Array | null)[]> {
+    this.#check(rows)
+    const order = [...rows.filter(isDecode), ...rows.filter((row) => !isDecode(row))]
+    const placed = this.#place(order)
+    const { tokens, adapters } = flatten(order)
+    const results = await this.#session.run(
+      {
+        [EMBEDDINGS]: {
+          data: lookUpEmbeddings(this.#embedding, tokens, this.#config.hiddenSize),
+          dims: [tokens.length, this.#config.hiddenSize],
+        },
+        ...planFeeds({
+          rows: placed,
+          tokenCount: tokens.length,
+          ranges: this.#pages.arrange({
+            decode: placed.filter((row) => row.group === 'decode').map((row) => row.kv),
+            chunk: placed.filter((row) => row.group === 'chunk').map((row) => row.kv),
+          }),
+          queryHeads: this.#config.headCount / this.#config.kvHeadCount,
+        }),
+        ...this.#lora.feed(adapters),
+      },
+      [LOGITS, PRESENT],
+    )
+    for (const { kv, firstToken, tokenCount } of placed) {
+      this.#pages.append(kv, results[PRESENT], { first: firstToken, count: tokenCount })
+    }
+    return this.#pickLogits(rows, order, results[LOGITS])
+  }
+
+  #place(order: readonly StepRow[]): PlacedRow[] {
+    let firstToken = 0
+    return order.map((row) => {
+      const placed: PlacedRow = {
+        kv: this.#findRow(row.kv),
+        group: isDecode(row) ? 'decode' : 'chunk',
+        firstToken,
+        tokenCount: row.tokens.length,
+        wantLogits: row.wantLogits,
+      }
+      firstToken += row.tokens.length
+      return placed
+    })
+  }
+
+  #pickLogits(
+    rows: readonly StepRow[],
+    order: readonly StepRow[],
+    logits: Float32Array,
+  ): (Float32Array | null)[] {
+    const { vocabSize } = this.#config
+    const byRow = new Map<StepRow, Float32Array>()
+    for (const row of order) {
+      if (!row.wantLogits) continue
+      const start = byRow.size * vocabSize
+      byRow.set(row, logits.subarray(start, start + vocabSize))
+    }
+    return rows.map((row) => byRow.get(row) ?? null)
+  }
+
+  #findRow(row: KvRow): PagedRow {
+    const found = this.#rows.get(row.id)
+    assert(found, `KV row ${row.id} is live.`)
+    return found
+  }
+
+  /** What would otherwise be an error of ONNX Runtime for the whole step, or a wrong answer. */
+  #check(rows: readonly StepRow[]): void {
+    assert(rows.length > 0, 'A step has rows.')
+    const seen = new Set<number>()
+    for (const { kv, tokens, adapter } of rows) {
+      const { id, length, capacity } = this.#findRow(kv)
+      const end = length + tokens.length
+      assert(!seen.has(id), `KV row ${id} is in a step once.`)
+      assert(tokens.length > 0, `KV row ${id} has tokens to run.`)
+      assert(end <= capacity, `KV row ${id} holds ${capacity} tokens, ${end} were asked for.`)
+      assert(end <= this.contextLength, `Position ${end} is within the context of KV row ${id}.`)
+      assert(
+        tokens.every((token) => token >= 0 && token < this.vocabSize),
+        `The tokens of KV row ${id} are in the vocabulary.`,
+      )
+      assert(adapter === null || this.#lora.has(adapter), `Adapter ${adapter} is loaded.`)
+      seen.add(id)
+    }
+  }
+}
+
+function isDecode(row: StepRow): boolean {
+  return row.tokens.length === 1
+}
+
+/**
+ * The step's tokens and the adapter of each. A lone token with an adapter is doubled: for products
+ * of one row ONNX Runtime sums in another order, and its result would depend on the batch.
+ */
+function flatten(order: readonly StepRow[]) {
+  const tokens = order.flatMap((row) => [...row.tokens])
+  const adapters = order.flatMap((row) => Array.from(row.tokens, () => row.adapter))
+  const [first] = tokens
+  if (tokens.length === 1 && first !== undefined && adapters[0] != null) {
+    tokens.push(first)
+    adapters.push(adapters[0])
+  }
+  return { tokens: Int32Array.from(tokens), adapters }
+}

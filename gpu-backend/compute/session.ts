@@ -1,0 +1,113 @@
+import ort from 'onnxruntime-node'
+import type { OnnxModel } from '../model/onnx-writer.ts'
+
+export const EXECUTION_PROVIDERS = ['cpu', 'webgpu', 'cuda'] as const
+
+/** Where ONNX Runtime runs the graph. */
+export type ExecutionProvider = (typeof EXECUTION_PROVIDERS)[number]
+
+export interface SessionOptions {
+  readonly executionProvider: ExecutionProvider
+  /** CPU threads of one run, this one included. */
+  readonly threadCount: number
+}
+
+/** What a run takes and gives; `Uint8Array` is bool. The data is not copied: leave it alone during a run. */
+export interface Tensor {
+  readonly data: Float32Array | BigInt64Array | Uint8Array
+  readonly dims: readonly number[]
+}
+
+export interface Session {
+  /**
+   * Runs the graph; it blocks the thread until it is done. Every input must be fed. Gives the
+   * outputs that are asked for, in memory of their own.
+   */
+  readonly run: <Name extends string>(
+    feeds: Readonly<Record<string, Tensor>>,
+    outputs: readonly Name[],
+  ) => Promise<Record<Name, Float32Array>>
+  readonly close: () => Promise<void>
+}
+
+/** The asked execution provider cannot run here; the message says what to do. */
+export class ExecutionProviderError extends Error {
+  constructor(message: string, options: ErrorOptions) {
+    super(message, options)
+    this.name = 'ExecutionProviderError'
+  }
+}
+
+/**
+ * Loads a model into ONNX Runtime, which keeps its own copy of the weights. Rejects with
+ * {@link ExecutionProviderError} where the provider is missing: there is no silent fallback.
+ */
+export async function createSession(model: OnnxModel, options: SessionOptions): Promise<Session> {
+  const session = await loadModel(model, options)
+  return {
+    run: async (feeds, outputs) => {
+      const tensors = Object.fromEntries(
+        Object.entries(feeds).map(([name, tensor]) => [name, toOrtTensor(tensor)]),
+      )
+      const results = await session.run(tensors, outputs)
+      const entries = outputs.map((name) => [name, readFloats(results[name], name)])
+      return Object.fromEntries(entries)
+    },
+    close: () => session.release(),
+  }
+}
+
+async function loadModel(
+  model: OnnxModel,
+  { executionProvider, threadCount }: SessionOptions,
+): Promise<ort.InferenceSession> {
+  const load = (providers: readonly string[]) =>
+    ort.InferenceSession.create(model.proto, {
+      executionProviders: providers,
+      intraOpNumThreads: threadCount,
+      graphOptimizationLevel: 'all',
+      logSeverityLevel: LOG_ERRORS,
+      externalData: model.weights,
+    })
+  if (executionProvider === 'cpu') return load(['cpu'])
+  try {
+    return await load([executionProvider, 'cpu'])
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message : String(cause)
+    throw new ExecutionProviderError(
+      `The execution provider "${executionProvider}" cannot run here: ${NEEDS[executionProvider]}. ` +
+        `ONNX Runtime was asked for it and said: ${reason.trim()} Install what is missing, or set the provider to "cpu".`,
+      { cause },
+    )
+  }
+}
+
+const LOG_ERRORS = 3
+
+const NEEDS = {
+  webgpu:
+    'it needs a GPU with Vulkan, Metal or Direct3D 12 and its driver (on Linux libvulkan.so.1)',
+  cuda: 'it needs an NVIDIA driver, CUDA 12, cuDNN 9 and the CUDA libraries that onnxruntime-node installs unless told to skip them',
+} as const satisfies Record<Exclude<ExecutionProvider, 'cpu'>, string>
+
+/** Tensors that are fed in every step are wrapped once. */
+const ortTensors = new WeakMap<Tensor, ort.Tensor>()
+
+function toOrtTensor(tensor: Tensor): ort.Tensor {
+  const known = ortTensors.get(tensor)
+  if (known) return known
+  const { data, dims } = tensor
+  const created =
+    data instanceof Uint8Array
+      ? new ort.Tensor('bool', data, dims)
+      : data instanceof Float32Array
+        ? new ort.Tensor('float32', data, dims)
+        : new ort.Tensor('int64', data, dims)
+  ortTensors.set(tensor, created)
+  return created
+}
+
+function readFloats(tensor: ort.Tensor | undefined, name: string): Float32Array {
+  if (tensor?.data instanceof Float32Array) return tensor.data
+  throw new TypeError(`The graph's output "${name}" is not float32.`)
+}

@@ -1,0 +1,105 @@
+import { availableParallelism } from 'node:os'
+import { z } from 'zod'
+
+const count = (min: number, max: number) => z.coerce.number().int().min(min).max(max)
+
+/** Every variable of the backend: unit, default and meaning when absent are in its description, and `.env.example` is made from them. */
+export const backendConfigSchema = z.object({
+  MODEL: z
+    .string()
+    .min(1)
+    .describe('GGUF file or Hugging Face folder of a Llama-family model. Path; must be given.'),
+  PRECISION: z
+    .enum(['int4', 'fp32'])
+    .default('int4')
+    .describe('int4: quantised weights, fast. fp32: exact weights, the referee. Default int4.'),
+  EXECUTION_PROVIDER: z
+    .enum(['cpu', 'webgpu', 'cuda'])
+    .default('cpu')
+    .describe(
+      'Where ONNX Runtime runs the model; the start fails where it is missing. Default cpu.',
+    ),
+  THREADS: count(1, 1024)
+    .default(availableParallelism())
+    .describe('CPU threads of a step. Default: one a core.'),
+  KV_TOKENS: count(64, 1_000_000_000)
+    .default(65_536)
+    .describe(
+      'Size of the KV cache, tokens of all running requests together; it also caps the context. Default 65536.',
+    ),
+  MAX_BATCH: count(1, 64)
+    .default(32)
+    .describe('Requests that run at the same time, choices counted apart. Default 32.'),
+  MAX_QUEUE: count(1, 1_000_000)
+    .default(256)
+    .describe('Requests that may wait besides; one more is answered 429. Default 256.'),
+  HOST: z
+    .string()
+    .min(1)
+    .default('127.0.0.1')
+    .describe('Address to listen on. Default 127.0.0.1, which only this machine reaches.'),
+  PORT: count(0, 65_535)
+    .default(8000)
+    .describe('TCP port to listen on; 0 takes a free one. Default 8000.'),
+  BACKEND_TOKEN: z
+    .string()
+    .min(16)
+    .optional()
+    .describe(
+      'What callers must send as `authorization: Bearer`, on all paths but /health; at least 16 characters. Absent: everyone who reaches the port may call.',
+    ),
+  ADAPTERS_DIR: z
+    .string()
+    .min(1)
+    .optional()
+    .describe(
+      'Folder of PEFT adapters: those in it are loaded at the start, and only from it are more loaded by API. Absent: no adapters.',
+    ),
+  DATANETS_DIR: z
+    .string()
+    .min(1)
+    .optional()
+    .describe(
+      'Folder of the datanets that adapters name. Absent: an adapter that names one is rejected.',
+    ),
+  MAX_ADAPTER_BYTES: count(1, 10_000_000_000)
+    .default(1_073_741_824)
+    .describe('Largest adapter_model.safetensors that is read, bytes. Default 1 GiB.'),
+  MAX_BODY_BYTES: count(1_024, 50_000_000)
+    .default(4_194_304)
+    .describe('Largest request body, bytes. Default 4 MiB.'),
+  SHUTDOWN_GRACE_MS: count(0, 3_600_000)
+    .default(10_000)
+    .describe(
+      'How long running requests may go on after SIGTERM or SIGINT, milliseconds. Default 10000.',
+    ),
+})
+
+export type BackendConfig = Readonly<z.infer<typeof backendConfigSchema>>
+
+/** A variable is missing or not valid; the message names it. */
+export class ConfigError extends Error {
+  constructor(message: string, options: ErrorOptions = {}) {
+    super(message, options)
+    this.name = 'ConfigError'
+  }
+}
+
+/** Reads the environment. A variable that is set to nothing counts as absent. Throws {@link ConfigError}. */
+export function readConfig(env: Readonly<Record<string, string | undefined>> = process.env) {
+  const given = Object.fromEntries(Object.entries(env).filter(([, value]) => value !== ''))
+  const parsed = backendConfigSchema.safeParse(given)
+  if (parsed.success) return Object.freeze(parsed.data) satisfies BackendConfig
+  const [issue] = parsed.error.issues
+  const name = issue?.path.join('.') ?? ''
+  throw new ConfigError(
+    given[name] === undefined
+      ? `The variable ${name} must be set: ${describe(name)}`
+      : `The variable ${name} is not valid: ${issue?.message}. ${describe(name)}`,
+  )
+}
+
+function describe(name: string): string {
+  const shape: Readonly<Record<string, z.ZodType>> = backendConfigSchema.shape
+  return shape[name]?.description ?? ''
+}

@@ -1,0 +1,84 @@
+import { createDetokenizer, type Detokenizer, type TokenBytes } from '../decode/detokenizer.ts'
+import { createSampleHistory, type SampleHistory } from '../decode/sampler.ts'
+import { createStopRule, type StopRule } from '../decode/stop-rule.ts'
+import type { EngineRequest, EngineUsage, FinishReason } from './engine-port.ts'
+import type { KvRow, StepRow } from './model-runner.ts'
+import type { PlannedRow } from './scheduler.ts'
+
+/** An admitted request: it holds KV memory and gets rows of steps. */
+export interface Sequence {
+  readonly request: EngineRequest
+  readonly kv: KvRow
+  readonly history: SampleHistory
+  readonly stopTokenIds: ReadonlySet<number>
+  readonly detokenizer: Detokenizer
+  readonly stopRule: StopRule
+  readonly promptTokenCount: number
+  /** Tokens in the KV cache. */
+  readonly computedCount: number
+  /** The token to run next; null until the prompt is computed. */
+  lastToken: number | null
+}
+
+export function createSequence(
+  request: EngineRequest,
+  kv: KvRow,
+  tokenBytes: TokenBytes,
+): Sequence {
+  return {
+    request,
+    kv,
+    history: createSampleHistory(request.sampling, request.promptTokens),
+    stopTokenIds: new Set(request.stopTokenIds),
+    detokenizer: createDetokenizer(tokenBytes),
+    stopRule: createStopRule(request.stop),
+    promptTokenCount: request.promptTokens.length,
+    get computedCount() {
+      return kv.length
+    },
+    lastToken: null,
+  }
+}
+
+/** The row of a step as the runner wants it. */
+export function buildStepRow({ sequence, tokenCount, endsPrompt }: PlannedRow<Sequence>): StepRow {
+  const { kv, request, lastToken } = sequence
+  const tokens =
+    lastToken === null
+      ? Int32Array.from(request.promptTokens.slice(kv.length, kv.length + tokenCount))
+      : Int32Array.of(lastToken)
+  return { kv, tokens, adapter: request.adapter, wantLogits: endsPrompt }
+}
+
+/** What a sampled token adds to the answer. */
+export interface AnswerStep {
+  /** Null when the token ends the answer and is no part of it: a stop token, or the end of a stop string. */
+  readonly token: { readonly tokenId: number; readonly text: string } | null
+  /** Null while the answer goes on. */
+  readonly finish: { readonly reason: FinishReason; readonly text: string } | null
+}
+
+/** Takes the token that was just sampled (and is in `history`). */
+export function takeToken(sequence: Sequence, tokenId: number): AnswerStep {
+  const { stopRule, detokenizer, history, request } = sequence
+  sequence.lastToken = tokenId
+  if (sequence.stopTokenIds.has(tokenId)) {
+    return { token: null, finish: { reason: 'stop', text: stopRule.flush() } }
+  }
+  const { text, stopped } = stopRule.push(detokenizer.push(tokenId))
+  if (stopped) return { token: null, finish: { reason: 'stop', text } }
+  const token = { tokenId, text }
+  if (history.sampledCount < request.maxTokens) return { token, finish: null }
+  return { token, finish: { reason: 'length', text: stopRule.flush() } }
+}
+
+export const NO_USAGE: EngineUsage = { promptTokens: 0, cachedTokens: 0, completionTokens: 0 }
+
+/** What was computed so far: the whole prompt once a token is sampled, its finished chunks before. */
+export function countUsage({ kv, history, promptTokenCount }: Sequence): EngineUsage {
+  return {
+    promptTokens: Math.min(kv.length, promptTokenCount),
+    cachedTokens: 0,
+    completionTokens: history.sampledCount,
+  }
+}

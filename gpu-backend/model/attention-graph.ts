@@ -1,0 +1,151 @@
+import {
+  CAUSAL_MASK,
+  PAGE_LENGTH,
+  pagesInput,
+  type RowGroup,
+  rowGroupInputs,
+} from './graph-inputs.ts'
+import type { ModelConfig } from './model-source.ts'
+import type { OnnxGraph } from './onnx-writer.ts'
+
+export interface AttentionHeads {
+  /** Rotated queries, [T, KV, N/KV, D]. */
+  readonly q: string
+  /** Rotated keys, [T, KV, 1, D]. */
+  readonly k: string
+  readonly v: string
+}
+
+interface GroupOptions {
+  readonly group: RowGroup
+  readonly layer: number
+  readonly config: ModelConfig
+}
+
+/** Declares what both groups are fed: the rows, and the pages of every layer. */
+export function addAttentionInputs(graph: OnnxGraph, config: ModelConfig): void {
+  const { layerCount, kvHeadCount, headSize } = config
+  for (const group of ['decode', 'chunk'] as const) {
+    const inputs = rowGroupInputs(group)
+    graph.input(inputs.on, 'bool', [])
+    graph.input(inputs.tokens, 'int64', group === 'decode' ? ['Bd'] : ['Bc', 'S'])
+    graph.input(inputs.pageRows, 'int64', [`P_${group}`])
+    graph.input(inputs.pageMask, 'float32', [`P_${group}`, 1, 1, PAGE_LENGTH])
+    graph.input(inputs.tiles, 'int64', [`W_${group}`, `B_${group}`])
+    graph.input(inputs.tileMask, 'float32', [`W_${group}`, `B_${group}`, 1, 1, 1])
+    const pages = [`P_${group}`, kvHeadCount, PAGE_LENGTH, headSize]
+    for (let layer = 0; layer < layerCount; layer++) {
+      graph.input(pagesInput(group, 'k', layer), 'float32', pages)
+      graph.input(pagesInput(group, 'v', layer), 'float32', pages)
+    }
+  }
+  graph.input(CAUSAL_MASK, 'float32', ['GS', 'S'])
+}
+
+/**
+ * Attention of one group's rows in one layer: [B · S, N · D], a row's tokens in order; one row of
+ * zeros where the group is off.
+ *
+ * A row attends to tiles: its own new tokens, and each page of its past. Every tile gives its own
+ * softmax-weighted values and the logarithm of its softmax's denominator; a softmax over those
+ * logarithms weighs the tiles (flash decoding, "split K"). So the cost follows the pages in use
+ * rather than the longest row, pages lie anywhere, and since each product has the same shape
+ * whatever the batch, so has each sum the same order.
+ */
+export function addGroupAttention(
+  graph: OnnxGraph,
+  heads: AttentionHeads,
+  options: GroupOptions,
+): string {
+  const { group, config } = options
+  const { headCount, kvHeadCount, headSize } = config
+  const queriesSize = headCount * headSize
+  return graph.either(
+    rowGroupInputs(group).on,
+    (branch) => {
+      const rows = pickRows(branch, heads, options)
+      const own = addOwnTiles(branch, rows, options)
+      const past = addPageTiles(branch, rows.q, options)
+      const output = combineTiles(branch, own, past, group)
+      if (group === 'decode') {
+        return branch.node('Reshape', [output, branch.ints([-1, queriesSize])])
+      }
+      const split = branch.ints([0, kvHeadCount, headCount / kvHeadCount, -1, headSize])
+      const byHead = branch.node('Reshape', [output, split]) // [B, KV, G, S, D]
+      const byToken = branch.node('Transpose', [byHead], { perm: [0, 3, 1, 2, 4] })
+      return branch.node('Reshape', [byToken, branch.ints([-1, queriesSize])])
+    },
+    (branch) => branch.node('Expand', [branch.float(0), branch.ints([1, queriesSize])]),
+  )
+}
+
+/** The group's rows: q [B, KV, G·S, D], k and v [B, KV, S, D]. */
+function pickRows(
+  graph: OnnxGraph,
+  heads: AttentionHeads,
+  { group, config }: GroupOptions,
+): AttentionHeads {
+  const { tokens } = rowGroupInputs(group)
+  const pick = (value: string) => {
+    const rows = graph.node('Gather', [value, tokens], { axis: 0 })
+    if (group === 'decode') return rows
+    const byHead = graph.node('Transpose', [rows], { perm: [0, 2, 3, 1, 4] })
+    return graph.node('Reshape', [byHead, graph.ints([0, config.kvHeadCount, -1, config.headSize])])
+  }
+  return { q: pick(heads.q), k: pick(heads.k), v: pick(heads.v) }
+}
+
+interface Tiles {
+  /** [tiles, KV, G·S, D]. */
+  readonly values: string
+  /** Logarithms of the softmaxes' denominators, [tiles, KV, G·S, 1]. */
+  readonly logs: string
+}
+
+/** A tile a row: its own new tokens. */
+function addOwnTiles(
+  graph: OnnxGraph,
+  { q, k, v }: AttentionHeads,
+  { group, config }: GroupOptions,
+): Tiles {
+  const scores = graph.microsoftNode('FusedMatMul', [q, k], scoreAttributes(config))
+  if (group === 'chunk') return attend(graph, graph.node('Add', [scores, CAUSAL_MASK]), v)
+  // One token attends to itself alone: its weight is 1 and its score is the logarithm.
+  const queryHeads = config.headCount / config.kvHeadCount
+  const values = graph.node('Expand', [v, graph.ints([1, 1, queryHeads, 1])])
+  return { values, logs: scores }
+}
+
+/** A tile a page of the rows' past. */
+function addPageTiles(graph: OnnxGraph, q: string, { group, layer, config }: GroupOptions): Tiles {
+  const { pageRows, pageMask } = rowGroupInputs(group)
+  const queries = graph.node('Gather', [q, pageRows], { axis: 0 })
+  const k = pagesInput(group, 'k', layer)
+  const scores = graph.microsoftNode('FusedMatMul', [queries, k], scoreAttributes(config))
+  return attend(graph, graph.node('Add', [scores, pageMask]), pagesInput(group, 'v', layer))
+}
+
+function attend(graph: OnnxGraph, scores: string, v: string): Tiles {
+  const weights = graph.node('Softmax', [scores], { axis: -1 })
+  return {
+    values: graph.node('MatMul', [weights, v]),
+    logs: graph.node('ReduceLogSumExp', [scores], { axes: [-1], keepdims: 1 }),
+  }
+}
+
+/** [B, KV, G·S, D]. The sum runs over the outermost axis, so its order is the tiles' order. */
+function combineTiles(graph: OnnxGraph, own: Tiles, past: Tiles, group: RowGroup): string {
+  const { tiles, tileMask } = rowGroupInputs(group)
+  const gather = (part: keyof Tiles) => {
+    const all = graph.node('Concat', [own[part], past[part]], { axis: 0 })
+    return graph.node('Gather', [all, tiles], { axis: 0 }) // [W, B, KV, G·S, …]
+  }
+  const logs = graph.node('Add', [gather('logs'), tileMask])
+  const weights = graph.node('Softmax', [logs], { axis: 0 })
+  const weighted = graph.node('Mul', [gather('values'), weights])
+  return graph.node('ReduceSum', [weighted, graph.ints([0])], { keepdims: 0 })
+}
+
+function scoreAttributes({ headSize }: ModelConfig) {
+  return { transB: 1, alpha: { float: 1 / Math.sqrt(headSize) } }
+}

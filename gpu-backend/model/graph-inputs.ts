@@ -1,0 +1,94 @@
+import type { LinearName } from './model-source.ts'
+
+/**
+ * What the graph of `llama-graph.ts` and its feeder agree on. Letters as in `model-source.ts`, and
+ * T tokens of the step, B rows of a group, S tokens a row of the group (1 in the decode group),
+ * P pages of the group, W tiles a row at most, N rows whose logits are wanted, R LoRA ranks.
+ *
+ * No tensor is ever empty (WebGPU refuses that): a group that is off, or has no past, gets one
+ * dummy page that no tile names.
+ */
+
+/** Linear layers that share an input run as one. */
+export const LINEAR_GROUPS = {
+  qkv: ['q', 'k', 'v'],
+  o: ['o'],
+  gateUp: ['gate', 'up'],
+  down: ['down'],
+} as const satisfies Record<string, readonly LinearName[]>
+
+export type LinearGroup = keyof typeof LINEAR_GROUPS
+
+export const LINEAR_GROUP_NAMES = ['qkv', 'o', 'gateUp', 'down'] as const
+
+/** Rows of a step attend in one of two groups: those of one token, and those of a chunk. */
+export type RowGroup = 'decode' | 'chunk'
+
+/** Positions of one page of the KV cache. */
+export const PAGE_LENGTH = 64
+
+/** LoRA ranks are multiplied in tiles of this many. */
+export const RANK_TILE = 16
+
+/** Stands for −∞ in additive masks, where −∞ − −∞ would make NaN. */
+export const MASKED = -1e30
+
+/** Rows of the embedding table: [T, H] float32. */
+export const EMBEDDINGS = 'embeddings'
+/** [1, T] int64. */
+export const POSITIONS = 'positions'
+/** Tokens whose logits are wanted: [N] int64. */
+export const WANTED_TOKENS = 'wanted_tokens'
+/**
+ * [T] int64: for each token, its row among the decode group's outputs followed by the chunk
+ * group's. A group that is off counts as one row.
+ */
+export const ATTENTION_ROWS = 'attention_rows'
+
+/** [N, V] float32. */
+export const LOGITS = 'logits'
+/** What the head sees: [N, H] float32; costs nothing unless it is asked for. */
+export const HIDDEN = 'hidden'
+/** The step's keys and values: [2L · T, KV, 1, D] float32, T rows a layer of keys (rotated), then of values. */
+export const PRESENT = 'present'
+
+/**
+ * - `on` [] bool: whether the group has rows.
+ * - `tokens` [B, S] int64 (decode: [B]): tokens of each row; padding repeats a token of the row.
+ * - `pageRows` [P] int64: the row that a page belongs to.
+ * - `pageMask` [P, 1, 1, 64] float32: 0 where the page holds a token, else MASKED.
+ * - `tiles` [W, B] int64: what a row attends to: its own new tokens (tile b), then its pages in
+ *   order (tile B + p), then its own new tokens again as padding.
+ * - `tileMask` [W, B, 1, 1, 1] float32: 0, or MASKED for padding.
+ */
+export function rowGroupInputs(group: RowGroup) {
+  return {
+    on: `${group}.on`,
+    tokens: `${group}.tokens`,
+    pageRows: `${group}.page_rows`,
+    pageMask: `${group}.page_mask`,
+    tiles: `${group}.tiles`,
+    tileMask: `${group}.tile_mask`,
+  }
+}
+
+/** [N/KV · S, S] float32: 0 up to a token itself, MASKED after it. */
+export const CAUSAL_MASK = 'chunk.causal_mask'
+
+/** Keys or values of the group's pages: [P, KV, 64, D] float32. */
+export function pagesInput(group: RowGroup, part: 'k' | 'v', layer: number): string {
+  return `${group}.${part}.${layer}`
+}
+
+/**
+ * - `on` [] bool: whether the step has an adapter for this group of layers. Then T ≥ 2.
+ * - `mask` [T, R] bool: the ranks that are a token's own.
+ */
+export function loraInputs(group: LinearGroup) {
+  return { on: `lora.${group}.on`, mask: `lora.${group}.mask` }
+}
+
+/** `a` [R/16, 16, in] and `b` [R, out] (scale folded in), `out` being the group's layers side by side. */
+export function loraLayerInput(group: LinearGroup, part: 'a' | 'b', layer: number): string {
+  return `lora.${group}.${part}.${layer}`
+}

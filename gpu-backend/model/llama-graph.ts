@@ -1,0 +1,182 @@
+import { type AttentionHeads, addAttentionInputs, addGroupAttention } from './attention-graph.ts'
+import {
+  ATTENTION_ROWS,
+  EMBEDDINGS,
+  HIDDEN,
+  LINEAR_GROUP_NAMES,
+  LINEAR_GROUPS,
+  type LinearGroup,
+  LOGITS,
+  loraInputs,
+  loraLayerInput,
+  POSITIONS,
+  PRESENT,
+  RANK_TILE,
+  WANTED_TOKENS,
+} from './graph-inputs.ts'
+import { type AccuracyLevel, addLinear, addLora } from './linear-graph.ts'
+import { linearSizes, type ModelConfig, type ModelSource } from './model-source.ts'
+import { OnnxGraph, type OnnxModel } from './onnx-writer.ts'
+
+export interface LlamaGraphOptions {
+  /** Activations of quantised layers. */
+  readonly accuracyLevel: AccuracyLevel
+}
+
+/**
+ * The model as an ONNX graph over the flat tokens of one step, `graph-inputs.ts` its signature. The
+ * embedding is looked up by the feeder; everything after it, LoRA included, is here.
+ */
+export function buildLlamaGraph(source: ModelSource, options: LlamaGraphOptions): OnnxModel {
+  const { config } = source
+  const { layerCount, hiddenSize, vocabSize, kvHeadCount, headSize } = config
+  const graph = new OnnxGraph()
+  addInputs(graph, config)
+  addRotaryTables(graph, config)
+  const model: ModelContext = { graph, source, options }
+
+  let residual = EMBEDDINGS
+  let x = graph.node('SimplifiedLayerNormalization', [EMBEDDINGS, addNorm(model, 0)], {
+    axis: -1,
+    stash_type: 1,
+    epsilon: { float: config.normEpsilon },
+  })
+  const keys: string[] = []
+  const values: string[] = []
+  for (let layer = 0; layer < layerCount; layer++) {
+    const heads = addHeads(model, layer, x)
+    keys.push(heads.k)
+    values.push(heads.v)
+    const attention = addAttention(graph, heads, { layer, config })
+    const mixed = addLayerLinear(model, 'o', layer, attention)
+    const middle = addSkipNorm(model, mixed, residual, 2 * layer + 1)
+    const ffn = addFfn(model, layer, middle.norm)
+    const end = addSkipNorm(model, ffn, middle.sum, 2 * layer + 2)
+    residual = end.sum
+    x = end.norm
+  }
+  graph.node('Concat', [...keys, ...values], { axis: 0 }, PRESENT)
+  graph.output(PRESENT, 'float32', ['2LT', kvHeadCount, 1, headSize])
+  graph.node('Gather', [x, WANTED_TOKENS], { axis: 0 }, HIDDEN)
+  graph.output(HIDDEN, 'float32', ['N', hiddenSize])
+  addHead(model)
+  graph.output(LOGITS, 'float32', ['N', vocabSize])
+  return graph.toModel()
+}
+
+interface ModelContext {
+  readonly graph: OnnxGraph
+  readonly source: ModelSource
+  readonly options: LlamaGraphOptions
+}
+
+function addInputs(graph: OnnxGraph, config: ModelConfig): void {
+  graph.input(EMBEDDINGS, 'float32', ['T', config.hiddenSize])
+  graph.input(POSITIONS, 'int64', [1, 'T'])
+  graph.input(WANTED_TOKENS, 'int64', ['N'])
+  graph.input(ATTENTION_ROWS, 'int64', ['T'])
+  addAttentionInputs(graph, config)
+  const sizes = linearSizes(config)
+  for (const group of LINEAR_GROUP_NAMES) {
+    const linears = LINEAR_GROUPS[group]
+    const inputSize = sizes[linears[0]][0]
+    const outputSize = linears.reduce((sum, linear) => sum + sizes[linear][1], 0)
+    graph.input(loraInputs(group).on, 'bool', [])
+    graph.input(loraInputs(group).mask, 'bool', ['T', `R_${group}`])
+    for (let layer = 0; layer < config.layerCount; layer++) {
+      const a = loraLayerInput(group, 'a', layer)
+      graph.input(a, 'float32', [`RT_${group}`, RANK_TILE, inputSize])
+      graph.input(loraLayerInput(group, 'b', layer), 'float32', [`R_${group}`, outputSize])
+    }
+  }
+}
+
+const COSINES = 'rotary.cosines'
+const SINES = 'rotary.sines'
+
+/** [context, D/2] each. */
+function addRotaryTables(graph: OnnxGraph, config: ModelConfig): void {
+  const { contextLength, headSize, ropeTheta } = config
+  const half = headSize / 2
+  const cosines = new Float32Array(contextLength * half)
+  const sines = new Float32Array(contextLength * half)
+  for (let i = 0; i < cosines.length; i++) {
+    const angle = Math.floor(i / half) / ropeTheta ** ((i % half) / half)
+    cosines[i] = Math.cos(angle)
+    sines[i] = Math.sin(angle)
+  }
+  graph.initializer(COSINES, cosines, [contextLength, half])
+  graph.initializer(SINES, sines, [contextLength, half])
+}
+
+/** Queries, keys and values of all tokens; queries and keys rotated to their positions. */
+function addHeads(model: ModelContext, layer: number, x: string): AttentionHeads {
+  const { graph, source } = model
+  const { headCount, kvHeadCount, headSize } = source.config
+  const qkv = addLayerLinear(model, 'qkv', layer, x)
+  const sizes = graph.ints([headCount, kvHeadCount, kvHeadCount].map((count) => count * headSize))
+  const [q, k, v] = graph.split(qkv, sizes, { axis: 1, count: 3 })
+  const rotate = (value: string, count: number) => {
+    const sequence = graph.node('Reshape', [value, graph.ints([1, -1, count * headSize])])
+    const inputs = [sequence, POSITIONS, COSINES, SINES]
+    return graph.microsoftNode('RotaryEmbedding', inputs, { num_heads: count })
+  }
+  const toHeads = (value: string, perGroup: number) =>
+    graph.node('Reshape', [value, graph.ints([-1, kvHeadCount, perGroup, headSize])])
+  return {
+    q: toHeads(rotate(q, headCount), headCount / kvHeadCount),
+    k: toHeads(rotate(k, kvHeadCount), 1),
+    v: toHeads(v, 1),
+  }
+}
+
+/** [T, N · D]. */
+function addAttention(
+  graph: OnnxGraph,
+  heads: AttentionHeads,
+  options: { readonly layer: number; readonly config: ModelConfig },
+): string {
+  const groups = (['decode', 'chunk'] as const).map((group) =>
+    addGroupAttention(graph, heads, { group, ...options }),
+  )
+  const rows = graph.node('Concat', groups, { axis: 0 })
+  return graph.node('Gather', [rows, ATTENTION_ROWS], { axis: 0 })
+}
+
+function addFfn(model: ModelContext, layer: number, x: string): string {
+  const { graph, source } = model
+  const { ffnSize } = source.config
+  const gateUp = addLayerLinear(model, 'gateUp', layer, x)
+  const sizes = graph.ints([ffnSize, ffnSize])
+  const [gate, up] = graph.split(gateUp, sizes, { axis: 1, count: 2 })
+  const silu = graph.node('Mul', [gate, graph.node('Sigmoid', [gate])])
+  return addLayerLinear(model, 'down', layer, graph.node('Mul', [silu, up]))
+}
+
+function addLayerLinear(model: ModelContext, group: LinearGroup, layer: number, x: string): string {
+  const { graph, source, options } = model
+  const linears = LINEAR_GROUPS[group]
+  const weights = linears.map((linear) => source.linear(layer, linear))
+  const inputSize = linearSizes(source.config)[linears[0]][0]
+  const y = addLinear(graph, x, weights, { name: `${layer}.${group}`, inputSize, ...options })
+  return addLora(graph, y, x, { group, layer })
+}
+
+/** The norms in the order they run: attention and FFN of each layer, then the final one. */
+function addNorm({ graph, source }: ModelContext, index: number): string {
+  const layer = Math.floor(index / 2)
+  const isFinal = layer === source.config.layerCount
+  const weights = isFinal ? source.finalNorm() : source.norm(layer, index % 2 ? 'ffn' : 'attention')
+  return graph.initializer(`norm.${index}`, weights, [weights.length])
+}
+
+function addSkipNorm(model: ModelContext, x: string, residual: string, index: number) {
+  const gamma = addNorm(model, index)
+  return model.graph.skipNorm(x, residual, { gamma, epsilon: model.source.config.normEpsilon })
+}
+
+function addHead({ graph, source, options }: ModelContext): void {
+  const inputSize = source.config.hiddenSize
+  const logits = addLinear(graph, HIDDEN, [source.head()], { name: 'head', inputSize, ...options })
+  graph.node('Identity', [logits], {}, LOGITS)
+}

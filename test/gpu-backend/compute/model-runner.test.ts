@@ -1,0 +1,411 @@
+import { describe, expect, test } from 'vitest'
+import type { LoraWeights } from '../../../gpu-backend/adapters/lora-weights.ts'
+import {
+  createModelRunner,
+  type LoraModelRunner,
+  type ModelRunnerOptions,
+} from '../../../gpu-backend/compute/model-runner.ts'
+import type { KvRow } from '../../../gpu-backend/engine/model-runner.ts'
+import type { ModelSource } from '../../../gpu-backend/model/model-source.ts'
+import { createRandomAdapter } from '../../support/random-adapter.ts'
+import {
+  createRandom,
+  createRandomModel,
+  type RandomModelOptions,
+} from '../../support/random-model.ts'
+import { referenceLogits } from '../../support/reference-llama.ts'
+
+/** What float32 may lose against the float64 referee, on logits of about ±8. */
+const FLOAT32_TOLERANCE = 1e-4
+
+describe('agrees with the reference in float32', () => {
+  const source = createRandomModel({ seed: 1, form: 'f32' })
+
+  test('for the base model, token by token and across pages', async () => {
+    const runner = await start(source)
+    const sequence = createSequence(source, { seed: 1, tokenCount: 140 })
+    await play(runner, [sequence], cutInto(140, 1))
+    expect(worstError(source, sequence)).toBeLessThan(FLOAT32_TOLERANCE)
+  })
+
+  test.each([7, 64, 65, 200])('for a prompt in chunks of %i', async (chunkLength) => {
+    const runner = await start(source)
+    const sequence = createSequence(source, { seed: 2, tokenCount: 200 })
+    await play(runner, [sequence], cutInto(200, chunkLength))
+    expect(worstError(source, sequence)).toBeLessThan(FLOAT32_TOLERANCE)
+  })
+
+  test('for adapters of ranks 1 to 256 on any layers, beside base rows, chunks and decode mixed', async () => {
+    const runner = await start(source)
+    const adapters = [
+      createRandomAdapter({ seed: 1, config: source.config, rank: 1, linears: ['q', 'v'] }),
+      createRandomAdapter({ seed: 2, config: source.config, rank: 4 }),
+      createRandomAdapter({ seed: 3, config: source.config, rank: 8, linears: ['k', 'up'] }),
+      createRandomAdapter({ seed: 4, config: source.config, rank: 16, linears: ['o', 'down'] }),
+      createRandomAdapter({ seed: 5, config: source.config, rank: 64, linears: ['gate', 'q'] }),
+      createRandomAdapter({ seed: 6, config: source.config, rank: 256 }),
+    ]
+    for (const adapter of adapters) runner.loadAdapter(adapter)
+    const sequences = [null, ...adapters, null, ...adapters].map((adapter, i) =>
+      createSequence(source, { seed: 10 + i, tokenCount: 90, adapter }),
+    )
+    await playRandomly(runner, sequences, 'mixed')
+    for (const sequence of sequences) {
+      expect(worstError(source, sequence)).toBeLessThan(FLOAT32_TOLERANCE)
+    }
+  })
+
+  test('while rows come and go and adapters are exchanged', async () => {
+    const runner = await start(source, { kvBudgetTokens: 64 * 12 })
+    const random = createRandom('come and go')
+    const finished: Sequence[] = []
+    const running: Sequence[] = []
+    for (let round = 0; round < 12; round++) {
+      const rank = [2, 8, 32][round % 3] ?? 1
+      const adapter = createRandomAdapter({ seed: round, config: source.config, rank })
+      runner.loadAdapter(adapter)
+      const tokenCount = 100 + random.below(80)
+      running.push(createSequence(source, { seed: round, tokenCount, adapter }))
+      if (running.length === 3) {
+        const [leaving] = running.splice(random.below(3), 1)
+        if (leaving) finished.push(leaving)
+        await playRandomly(
+          runner,
+          leaving ? [leaving, ...running] : running,
+          `round ${round}`,
+          () => isDone(leaving),
+        )
+        if (leaving?.kv) runner.freeKvRow(leaving.kv)
+        if (leaving?.adapter) runner.unloadAdapter(leaving.adapter.digest)
+      }
+    }
+    await playRandomly(runner, running, 'rest')
+    for (const sequence of [...finished, ...running]) {
+      expect(isDone(sequence)).toBe(true)
+      expect(worstError(source, sequence)).toBeLessThan(FLOAT32_TOLERANCE)
+    }
+  })
+
+  test('with as many key heads as query heads, and with one', async () => {
+    for (const kvHeadCount of [4, 1]) {
+      const shaped = createRandomModel({ seed: 3, form: 'f32', config: { kvHeadCount } })
+      const runner = await start(shaped)
+      const adapter = createRandomAdapter({ seed: 1, config: shaped.config, rank: 8 })
+      runner.loadAdapter(adapter)
+      const sequences = [null, adapter].map((own, i) =>
+        createSequence(shaped, { seed: i, tokenCount: 80, adapter: own }),
+      )
+      await playRandomly(runner, sequences, 'heads')
+      for (const sequence of sequences) {
+        expect(worstError(shaped, sequence)).toBeLessThan(FLOAT32_TOLERANCE)
+      }
+    }
+  })
+})
+
+describe('agrees with the reference on quantised weights', () => {
+  test.each(['q4', 'q8'] as const)('%s with float32 activations', async (form) => {
+    const source = createRandomModel({ seed: 4, form })
+    const runner = await start(source, { accuracyLevel: 0 })
+    const adapter = createRandomAdapter({ seed: 1, config: source.config, rank: 8 })
+    runner.loadAdapter(adapter)
+    const sequences = [null, adapter].map((own, i) =>
+      createSequence(source, { seed: i, tokenCount: 100, adapter: own }),
+    )
+    await playRandomly(runner, sequences, form)
+    for (const sequence of sequences) {
+      expect(worstError(source, sequence)).toBeLessThan(1e-3)
+    }
+  })
+
+  test('a layer whose parts differ in form', async () => {
+    const quantised = createRandomModel({ seed: 5, form: 'q4' })
+    const floats = createRandomModel({ seed: 5, form: 'f32' })
+    const source: ModelSource = {
+      ...quantised,
+      linear: (layer, name) => (name === 'v' ? floats : quantised).linear(layer, name),
+    }
+    const runner = await start(source, { accuracyLevel: 0 })
+    const sequence = createSequence(source, { seed: 1, tokenCount: 20 })
+    await play(runner, [sequence], cutInto(20, 20))
+    expect(worstError(source, sequence)).toBeLessThan(1e-3)
+  })
+
+  test('q4 with int8 activations mostly picks the same token', async () => {
+    const source = createRandomModel({ seed: 6, form: 'q4' })
+    const runner = await start(source, { accuracyLevel: 4 })
+    const sequence = createSequence(source, { seed: 1, tokenCount: 200 })
+    await play(runner, [sequence], cutInto(200, 1))
+    const expected = referenceLogits(source, sequence.tokens)
+    const agreed = [...sequence.logits].filter(
+      ([end, logits]) => argmax(logits) === argmax(expected[end - 1] ?? []),
+    )
+    process.stdout.write(`int8 activations: top-1 agrees on ${agreed.length} of 200 tokens\n`)
+    expect(agreed.length).toBeGreaterThan(180)
+  })
+})
+
+describe('a row is the same to the last bit alone and in any batch', () => {
+  test.each([
+    { form: 'f32', accuracyLevel: 0 },
+    { form: 'q4', accuracyLevel: 4 },
+  ] as const)('$form, activations at level $accuracyLevel', async ({ form, accuracyLevel }) => {
+    // Wide enough for ONNX Runtime to cut the products into blocks and share them among threads.
+    const config = { hiddenSize: 288, headSize: 48, headCount: 6, kvHeadCount: 2, ffnSize: 640 }
+    const source = createRandomModel({ seed: 7, form, config })
+    const adapters = [1, 8, 24, 64, 128].map((rank, seed) =>
+      createRandomAdapter({ seed, config: source.config, rank }),
+    )
+    const runner = await start(source, { accuracyLevel })
+    for (const adapter of adapters) runner.loadAdapter(adapter)
+    const create = () =>
+      [null, ...adapters, null].map((adapter, i) =>
+        createSequence(source, { seed: i, tokenCount: 150 + i, adapter }),
+      )
+    const together = create()
+    await playRandomly(runner, together, 'together')
+    for (const [i, sequence] of create().entries()) {
+      const mate = together[i]
+      if (!mate) continue
+      await play(runner, [sequence], mate.cuts)
+      expect(sequence.logits.size).toBe(mate.logits.size)
+      for (const [end, logits] of sequence.logits) {
+        expect(logits, `row ${i} after ${end} tokens`).toEqual(mate.logits.get(end))
+      }
+    }
+  })
+})
+
+describe('a wrong graph would be noticed', () => {
+  const source = createRandomModel({ seed: 1, form: 'f32' })
+  const mutations: Record<string, (source: ModelSource) => ModelSource> = {
+    'a wrong score scale': (right) => ({
+      ...right,
+      linear: (layer, name) =>
+        mapValues(right, layer, name, (value) => (name === 'q' ? value * 1.001 : value)),
+    }),
+    'two rows of the keys exchanged': (right) => ({
+      ...right,
+      linear: (layer, name) => {
+        const weights = right.linear(layer, name)
+        if (name !== 'k' || layer !== 1 || weights.form !== 'f32') return weights
+        const values = weights.values.slice()
+        values.copyWithin(0, 64, 128)
+        values.set(weights.values.subarray(0, 64), 64)
+        return { form: 'f32', values }
+      },
+    }),
+    'another rotary base': (right) => ({ ...right, config: { ...right.config, ropeTheta: 9_990 } }),
+    'another epsilon': (right) => ({ ...right, config: { ...right.config, normEpsilon: 1e-3 } }),
+  }
+
+  test.each(Object.keys(mutations))('%s', async (name) => {
+    const wrong = mutations[name]?.(source) ?? source
+    const runner = await start(wrong)
+    const sequence = createSequence(wrong, { seed: 1, tokenCount: 40 })
+    await play(runner, [sequence], cutInto(40, 20))
+    expect(worstError(source, sequence)).toBeGreaterThan(10 * FLOAT32_TOLERANCE)
+  })
+
+  test('a wrong adapter scale', async () => {
+    const runner = await start(source)
+    const right = createRandomAdapter({ seed: 1, config: source.config, rank: 8, linears: ['v'] })
+    const modules = new Map(
+      [...right.modules].map(([key, module]) => [key, { ...module, scale: module.scale * 1.01 }]),
+    )
+    runner.loadAdapter({ ...right, modules })
+    const sequence = createSequence(source, { seed: 1, tokenCount: 40, adapter: right })
+    await play(runner, [sequence], cutInto(40, 20))
+    expect(worstError(source, sequence)).toBeGreaterThan(10 * FLOAT32_TOLERANCE)
+  })
+})
+
+describe('admits, and refuses what it cannot run', () => {
+  const source = createRandomModel({ seed: 1, form: 'f32', config: { contextLength: 128 } })
+  const step = (kv: KvRow, tokens: readonly number[], adapter: string | null = null) => [
+    { kv, tokens: Int32Array.from(tokens), adapter, wantLogits: true },
+  ]
+
+  test('KV rows by whole pages, within the budget', async () => {
+    const runner = await start(source, { kvBudgetTokens: 200 })
+    expect(runner.freeKvTokens).toBe(192)
+    const row = runner.createKvRow(65)
+    expect(runner.freeKvTokens).toBe(64)
+    expect(runner.createKvRow(65)).toBeNull()
+    if (row) runner.freeKvRow(row)
+    expect(runner.freeKvTokens).toBe(192)
+  })
+
+  test('a full cache still runs prompts that have no past', async () => {
+    const runner = await start(source, { kvBudgetTokens: 128 })
+    const first = createSequence(source, { seed: 1, tokenCount: 64 })
+    await play(runner, [first], cutInto(64, 64))
+    const second = createSequence(source, { seed: 2, tokenCount: 64 })
+    await play(runner, [second], cutInto(64, 64))
+    expect(worstError(source, second)).toBeLessThan(FLOAT32_TOLERANCE)
+  })
+
+  test('tokens past the capacity or the context, unknown tokens, rows and adapters', async () => {
+    const runner = await start(source)
+    const small = runner.createKvRow(2)!
+    const large = runner.createKvRow(400)!
+    await expect(runner.run([])).rejects.toThrow('A step has rows')
+    await expect(runner.run(step(small, [1, 2, 3]))).rejects.toThrow('holds 2 tokens')
+    await expect(runner.run(step(large, new Array(129).fill(1)))).rejects.toThrow('context')
+    await expect(runner.run(step(small, [300]))).rejects.toThrow('vocabulary')
+    await expect(runner.run(step(small, []))).rejects.toThrow('has tokens to run')
+    await expect(runner.run(step(small, [1], '0xabc'))).rejects.toThrow('Adapter 0xabc is loaded')
+    await expect(runner.run([...step(small, [1]), ...step(small, [1])])).rejects.toThrow('once')
+    runner.freeKvRow(small)
+    await expect(runner.run(step(small, [1]))).rejects.toThrow('is live')
+  })
+
+  test('an adapter that is not finite, and overflow stays in its own row', async () => {
+    const runner = await start(source)
+    const good = createRandomAdapter({ seed: 1, config: source.config, rank: 4 })
+    const modules = [...good.modules]
+    const withA = (value: number): LoraWeights => ({
+      ...good,
+      digest: `0x${'9'.repeat(64)}`,
+      modules: new Map(
+        modules.map(([key, module]) => [key, { ...module, a: module.a.map(() => value) }]),
+      ),
+    })
+    expect(() => runner.loadAdapter(withA(Number.POSITIVE_INFINITY))).toThrow('not finite')
+    runner.loadAdapter(good)
+    runner.loadAdapter(withA(3e38))
+    const wild = createSequence(source, { seed: 1, tokenCount: 100, adapter: withA(3e38) })
+    const calm = createSequence(source, { seed: 2, tokenCount: 100, adapter: good })
+    await playRandomly(runner, [wild, calm], 'overflow')
+    expect([...wild.logits.values()].some((logits) => logits.some(Number.isNaN))).toBe(true)
+    expect(worstError(source, calm)).toBeLessThan(FLOAT32_TOLERANCE)
+    if (wild.kv) runner.freeKvRow(wild.kv)
+    const after = createSequence(source, { seed: 3, tokenCount: 100 })
+    await playRandomly(runner, [after, calm], 'after overflow')
+    expect(worstError(source, after)).toBeLessThan(FLOAT32_TOLERANCE)
+  })
+})
+
+/** Tokens that are run whatever is predicted, and the logits [V] after each cut. */
+interface Sequence {
+  readonly tokens: readonly number[]
+  readonly adapter: LoraWeights | null
+  readonly logits: Map<number, Float32Array>
+  readonly cuts: number[]
+  kv: KvRow | null
+}
+
+function createSequence(
+  source: ModelSource,
+  {
+    seed,
+    tokenCount,
+    adapter = null,
+  }: { seed: number; tokenCount: number; adapter?: LoraWeights | null },
+): Sequence {
+  const random = createRandom(`tokens.${seed}`)
+  const tokens = Array.from({ length: tokenCount }, () => random.below(source.config.vocabSize))
+  return { tokens, adapter, logits: new Map(), cuts: [], kv: null }
+}
+
+function start(
+  source: ModelSource,
+  options: Partial<ModelRunnerOptions> = {},
+): Promise<LoraModelRunner> {
+  return createModelRunner(source, {
+    executionProvider: 'cpu',
+    threadCount: 2,
+    kvBudgetTokens: 64 * 64,
+    ...options,
+  })
+}
+
+function cutInto(length: number, size: number): number[] {
+  return Array.from({ length: Math.ceil(length / size) }, (_, i) =>
+    Math.min(size, length - i * size),
+  )
+}
+
+/** Runs the sequences side by side, each in pieces of `cuts`. */
+async function play(
+  runner: LoraModelRunner,
+  sequences: readonly Sequence[],
+  cuts: readonly number[],
+): Promise<void> {
+  for (const cut of cuts)
+    await runStep(
+      runner,
+      sequences.map((sequence) => ({ sequence, cut })),
+    )
+}
+
+/** Runs random subsets of the sequences in random pieces until all are done, or `isOver` says so. */
+async function playRandomly(
+  runner: LoraModelRunner,
+  sequences: readonly Sequence[],
+  name: string,
+  isOver = () => false,
+): Promise<void> {
+  const random = createRandom(name)
+  while (!isOver()) {
+    const open = sequences.filter((sequence) => !isDone(sequence))
+    if (open.length === 0) return
+    const step = open
+      .filter(() => random.uniform() < 0.8)
+      .map((sequence) => {
+        const left = sequence.tokens.length - (sequence.kv?.length ?? 0)
+        return { sequence, cut: Math.min(left, random.uniform() < 0.6 ? 1 : 1 + random.below(70)) }
+      })
+    if (step.length > 0) await runStep(runner, step)
+  }
+}
+
+function isDone(sequence: Sequence | undefined): boolean {
+  return sequence?.kv?.length === sequence?.tokens.length
+}
+
+async function runStep(
+  runner: LoraModelRunner,
+  step: readonly { sequence: Sequence; cut: number }[],
+): Promise<void> {
+  const rows = step.map(({ sequence, cut }) => {
+    sequence.kv ??= runner.createKvRow(sequence.tokens.length)
+    const kv = sequence.kv!
+    const tokens = Int32Array.from(sequence.tokens.slice(kv.length, kv.length + cut))
+    return { kv, tokens, adapter: sequence.adapter?.digest ?? null, wantLogits: true }
+  })
+  const results = await runner.run(rows)
+  step.forEach(({ sequence, cut }, i) => {
+    sequence.cuts.push(cut)
+    sequence.logits.set(sequence.kv!.length, results[i]!.slice())
+  })
+}
+
+/** The largest difference of any logit from the reference. */
+function worstError(source: ModelSource, sequence: Sequence): number {
+  const expected = referenceLogits(source, sequence.tokens, sequence.adapter)
+  let worst = 0
+  for (const [end, logits] of sequence.logits) {
+    logits.forEach((value, token) => {
+      const error = Math.abs(value - expected[end - 1]![token]!)
+      if (!(error <= worst)) worst = error
+    })
+  }
+  return worst
+}
+
+function mapValues(
+  source: ModelSource,
+  layer: number,
+  name: Parameters<ModelSource['linear']>[1],
+  map: (value: number) => number,
+): ReturnType<ModelSource['linear']> {
+  const weights = source.linear(layer, name)
+  return weights.form === 'f32' ? { form: 'f32', values: weights.values.map(map) } : weights
+}
+
+function argmax(values: ArrayLike<number>): number {
+  let best = 0
+  for (let i = 1; i < values.length; i++) if (values[i]! > values[best]!) best = i
+  return best
+}

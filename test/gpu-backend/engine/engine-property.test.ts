@@ -1,0 +1,153 @@
+import fc from 'fast-check'
+import { expect, test } from 'vitest'
+import { Engine } from '../../../gpu-backend/engine/engine.ts'
+import type { EngineEvent, EngineRequest } from '../../../gpu-backend/engine/engine-port.ts'
+import type { EngineLimits } from '../../../gpu-backend/engine/scheduler.ts'
+import { engineRequest, GREEDY } from '../../support/engine-request.ts'
+import {
+  createToyRunner,
+  TOY_EOS,
+  TOY_VOCAB_SIZE,
+  type ToyOptions,
+  toyTokenBytes,
+} from '../../support/toy-runner.ts'
+
+const LIMITS: EngineLimits = {
+  maxRunningCount: 5,
+  maxWaitingCount: 6,
+  maxStepTokens: 16,
+  chunkTokens: 4,
+}
+
+function setUp(options: Partial<ToyOptions> = {}, limits = LIMITS) {
+  const runner = createToyRunner({ kvTokens: 120, contextLength: 60, ...options })
+  const events: EngineEvent[] = []
+  const engine = new Engine({
+    runner,
+    tokenBytes: toyTokenBytes,
+    adapters: new Set(['x', 'y']),
+    limits,
+    nowMs: () => 0,
+    emit: (event) => events.push(event),
+    onFault: () => {},
+  })
+  return { runner, engine, events }
+}
+
+const requestFields = fc.record({
+  tenant: fc.constantFrom('a', 'b', 'c'),
+  promptTokens: fc.array(fc.nat(TOY_VOCAB_SIZE - 1), { minLength: 1, maxLength: 20 }),
+  adapter: fc.constantFrom(null, 'x', 'y', 'unknown'),
+  maxTokens: fc.integer({ min: 1, max: 45 }),
+  stop: fc.constantFrom([], ['a', 'zz'], ['STOP', 'é']),
+  stopTokenIds: fc.constantFrom([], [TOY_EOS]),
+  sampling: fc.record({
+    temperature: fc.constantFrom(0, 1),
+    topP: fc.constantFrom(1, 0.8),
+    seed: fc.tuple(fc.nat(), fc.nat()),
+    repetitionPenalty: fc.constantFrom(1, 1.2),
+  }),
+})
+
+function buildRequests(
+  fields: readonly (typeof requestFields extends fc.Arbitrary<infer T> ? T : never)[],
+) {
+  return fields.map(
+    (entry, index): EngineRequest =>
+      engineRequest({ ...entry, id: `r${index}`, sampling: { ...GREEDY, ...entry.sampling } }),
+  )
+}
+
+test('gives every request the answer that it gets alone', async () => {
+  await fc.assert(
+    fc.asyncProperty(fc.array(requestFields, { minLength: 2, maxLength: 10 }), async (fields) => {
+      const requests = buildRequests(fields)
+      const together = setUp()
+      for (const request of requests) together.engine.submit(request)
+      while (together.engine.hasWork) await together.engine.step()
+      expect(together.runner.misuse).toBeNull()
+      for (const request of requests) {
+        const alone = setUp()
+        alone.engine.submit(request)
+        while (alone.engine.hasWork) await alone.engine.step()
+        expect(together.events.filter((event) => event.id === request.id)).toEqual(alone.events)
+      }
+    }),
+    { numRuns: 60 },
+  )
+})
+
+const action = fc.oneof(
+  { weight: 4, arbitrary: fc.constant({ kind: 'step' as const }) },
+  {
+    weight: 3,
+    arbitrary: fc.record({ kind: fc.constant('submit' as const), fields: requestFields }),
+  },
+  { weight: 1, arbitrary: fc.record({ kind: fc.constant('cancel' as const), pick: fc.nat() }) },
+)
+
+test('whatever is submitted, cancelled and fails: one end each, exact counts, nothing left', async () => {
+  await fc.assert(
+    fc.asyncProperty(
+      fc.array(action, { maxLength: 80 }),
+      fc.infiniteStream(fc.integer({ min: 0, max: 40 })),
+      async (actions, luck) => {
+        const roll = () => luck.next().value
+        const { engine, runner, events } = setUp({
+          beforeRun: () => {
+            if (roll() === 0) throw new Error('run failed')
+          },
+          isPoisoned: () => roll() === 0,
+        })
+        const requests: EngineRequest[] = []
+        for (const step of actions) {
+          if (step.kind === 'step') await engine.step()
+          if (step.kind === 'cancel') engine.cancel(`r${step.pick % (requests.length + 1)}`)
+          if (step.kind === 'submit') {
+            const sampling = { ...GREEDY, ...step.fields.sampling }
+            const request = engineRequest({ ...step.fields, id: `r${requests.length}`, sampling })
+            requests.push(request)
+            engine.submit(request)
+          }
+          expect(engine.stats.kvUsedTokens).toBeLessThanOrEqual(engine.stats.kvTotalTokens)
+          expect(engine.stats.runningCount).toBeLessThanOrEqual(LIMITS.maxRunningCount)
+          const liveCount = engine.stats.runningCount + engine.stats.waitingCount
+          expect(liveCount).toBeLessThanOrEqual(LIMITS.maxRunningCount + LIMITS.maxWaitingCount)
+        }
+        while (engine.hasWork) await engine.step()
+        expectConserved(engine, events, requests)
+        expect(runner.misuse).toBeNull()
+        expect(runner.liveRowCount()).toBe(0)
+        expect(runner.stepSizes.every((size) => size <= LIMITS.maxStepTokens)).toBe(true)
+      },
+    ),
+    { numRuns: 150 },
+  )
+})
+
+function expectConserved(
+  engine: Engine,
+  events: readonly EngineEvent[],
+  requests: readonly EngineRequest[],
+): void {
+  let promptTokens = 0
+  let completionTokens = 0
+  for (const { id } of requests) {
+    const own = events.filter((event) => event.id === id)
+    const end = own.at(-1)!
+    expect(own.filter((event) => event.kind !== 'token')).toEqual([end])
+    if (end.kind === 'token') continue
+    const streamedCount = own.length - 1
+    const endsByStop = end.kind === 'finish' && end.reason === 'stop'
+    expect(end.usage.completionTokens).toBe(streamedCount + (endsByStop ? 1 : 0))
+    promptTokens += end.usage.promptTokens
+    completionTokens += end.usage.completionTokens
+  }
+  expect(engine.stats).toMatchObject({
+    runningCount: 0,
+    waitingCount: 0,
+    kvUsedTokens: 0,
+    promptTokenCount: promptTokens,
+    completionTokenCount: completionTokens,
+  })
+}

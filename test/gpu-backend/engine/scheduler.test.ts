@@ -1,0 +1,66 @@
+import fc from 'fast-check'
+import { expect, test } from 'vitest'
+import {
+  assertLimits,
+  DEFAULT_ENGINE_LIMITS,
+  planStep,
+  type RunningView,
+} from '../../../gpu-backend/engine/scheduler.ts'
+
+const limits = { maxRunningCount: 6, maxWaitingCount: 4, maxStepTokens: 20, chunkTokens: 8 }
+
+const runningArbitrary = fc.array(
+  fc
+    .tuple(fc.integer({ min: 1, max: 60 }), fc.integer({ min: 0, max: 80 }))
+    .map(([promptTokenCount, progress]): RunningView => {
+      const chunked = Math.floor(progress / limits.chunkTokens) * limits.chunkTokens
+      const computedCount = progress < promptTokenCount ? chunked : progress
+      return { promptTokenCount, computedCount }
+    }),
+  { minLength: 1, maxLength: limits.maxRunningCount },
+)
+
+const isDecoding = (view: RunningView) => view.computedCount >= view.promptTokenCount
+
+test('keeps the budget, gives every decoding sequence its token, and always gets on with the oldest prompt', () => {
+  fc.assert(
+    fc.property(runningArbitrary, (running) => {
+      const rows = planStep(running, limits)
+      const tokenCount = rows.reduce((sum, row) => sum + row.tokenCount, 0)
+      expect(tokenCount).toBeLessThanOrEqual(limits.maxStepTokens)
+      const planned = new Set(rows.map((row) => row.sequence))
+      expect(planned.size).toBe(rows.length)
+      expect(running.filter(isDecoding).every((view) => planned.has(view))).toBe(true)
+      const prompts = running.filter((view) => !isDecoding(view))
+      const started = prompts.filter((view) => planned.has(view))
+      expect(started).toEqual(prompts.slice(0, started.length))
+      expect(started.length > 0).toBe(prompts.length > 0)
+    }),
+  )
+})
+
+test('cuts a prompt at the same places whatever runs beside it', () => {
+  fc.assert(
+    fc.property(fc.integer({ min: 1, max: 100 }), runningArbitrary, (promptTokenCount, others) => {
+      const decoding = others.filter(isDecoding).slice(0, limits.maxRunningCount - 1)
+      const ends: number[] = []
+      let computedCount = 0
+      while (computedCount < promptTokenCount) {
+        const view = { promptTokenCount, computedCount }
+        const row = planStep([...decoding, view], limits).find(({ sequence }) => sequence === view)!
+        computedCount += row.tokenCount
+        ends.push(computedCount)
+        expect(row.endsPrompt).toBe(computedCount === promptTokenCount)
+      }
+      expect(ends.slice(0, -1).every((end) => end % limits.chunkTokens === 0)).toBe(true)
+      expect(ends).toHaveLength(Math.ceil(promptTokenCount / limits.chunkTokens))
+    }),
+  )
+})
+
+test('refuses limits that could leave a prompt without room, naming them', () => {
+  expect(() => assertLimits(DEFAULT_ENGINE_LIMITS)).not.toThrow()
+  expect(() => assertLimits({ ...limits, maxStepTokens: 13 })).toThrow('maxStepTokens is 13')
+  expect(() => assertLimits({ ...limits, chunkTokens: 0 })).toThrow('chunkTokens is 0')
+  expect(() => assertLimits({ ...limits, maxWaitingCount: 1.5 })).toThrow('maxWaitingCount is 1.5')
+})

@@ -1,0 +1,128 @@
+import { z } from 'zod'
+import { addressSchema } from '../protocol/digest.ts'
+
+const jsonOf = <T extends z.ZodType>(schema: T) =>
+  z
+    .string()
+    .transform((text, ctx) => {
+      try {
+        return JSON.parse(text) as unknown
+      } catch {
+        ctx.addIssue({ code: 'custom', message: 'must be JSON' })
+        return z.NEVER
+      }
+    })
+    .pipe(schema)
+
+const backendSchema = z.strictObject({
+  /** Names the backend in records; stays when its URL changes. */
+  id: z.string().regex(/^[a-z0-9-]{1,40}$/),
+  url: z.url(),
+  /** Sent to it as `authorization: Bearer`; none is sent when absent. */
+  token: z.string().min(1).optional(),
+})
+
+const privateKeySchema = z
+  .string()
+  .regex(/^0x[0-9a-f]{64}$/)
+  .transform((value) => value as `0x${string}`) // the regex proves the template type
+
+/** Every variable of the Worker: unit, default and meaning when absent are in its description, and `.env.example` is made from them. */
+export const configSchema = z.object({
+  BACKENDS: jsonOf(z.array(backendSchema).min(1).max(64)).describe(
+    'Backends that requests may be sent to. JSON list of `{id, url, token?}`; the operator’s only way to name one.',
+  ),
+  KEY_CHECKSUM_SECRET: z
+    .string()
+    .min(32)
+    .describe(
+      'Key of the HMAC that makes API keys refusable without a lookup; at least 32 characters.',
+    ),
+  ADMIN_KEY: z
+    .string()
+    .min(32)
+    .optional()
+    .describe(
+      'The operator’s key for `/admin/v1`; at least 32 characters. Absent: the admin API answers 401 to all.',
+    ),
+  RESERVATION_TTL_MS: z.coerce
+    .number()
+    .int()
+    .min(1_000)
+    .max(3_600_000)
+    .default(60_000)
+    .describe(
+      'How long a reservation waits for its settlement before the sweep asks the backend, milliseconds.',
+    ),
+  UPSTREAM_SILENCE_MS: z.coerce
+    .number()
+    .int()
+    .min(100)
+    .max(600_000)
+    .default(120_000)
+    .describe('How long a backend may stay silent before a request to it fails, milliseconds.'),
+  MAX_BODY_BYTES: z.coerce
+    .number()
+    .int()
+    .min(1_024)
+    .max(50_000_000)
+    .default(4_194_304)
+    .describe('Largest request body, bytes.'),
+  PAYEES: jsonOf(
+    z.strictObject({ platform: addressSchema, backend: addressSchema, modelOwner: addressSchema }),
+  ).describe(
+    'Who is paid the platform’s, the backend’s and the base model owner’s share. JSON of three addresses.',
+  ),
+  PRICE: jsonOf(
+    z.strictObject({
+      version: z.int().min(1),
+      promptMicroUsdPerMillion: z.int().min(0).max(1_000_000_000),
+      cachedMicroUsdPerMillion: z.int().min(0).max(1_000_000_000),
+      completionMicroUsdPerMillion: z.int().min(0).max(1_000_000_000),
+    }),
+  )
+    .default({
+      version: 1,
+      promptMicroUsdPerMillion: 200_000,
+      cachedMicroUsdPerMillion: 100_000,
+      completionMicroUsdPerMillion: 600_000,
+    })
+    .describe(
+      'Price in micro-USD for a million tokens: JSON `{version, prompt…, cached…, completion…}`.',
+    ),
+  CHAIN_RPC_URL: z
+    .url()
+    .optional()
+    .describe('JSON-RPC of the chain that batches are anchored on. Absent: batches wait.'),
+  ANCHOR_ADDRESS: addressSchema
+    .optional()
+    .describe('Address of the UsageAnchor contract. Absent: batches wait.'),
+  ANCHOR_PRIVATE_KEY: privateKeySchema
+    .optional()
+    .describe('Key of the account that anchors; needs the contract’s anchorer role and gas.'),
+  DA_URL: z
+    .url()
+    .optional()
+    .describe(
+      'Base URL of an EigenDA proxy. Absent: batches are anchored with the archive as their only source.',
+    ),
+  BATCH_MAX_AGE_MS: z.coerce
+    .number()
+    .int()
+    .min(0)
+    .default(300_000)
+    .describe('A batch is cut when its oldest record is this old, milliseconds.'),
+  BATCH_MAX_BYTES: z.coerce
+    .number()
+    .int()
+    .min(1_000)
+    .max(16_252_897)
+    .default(126_945)
+    .describe(
+      'A batch is cut when its payload reaches this size, bytes; the default is what a 128 KiB EigenDA blob holds.',
+    ),
+  CORS_ORIGINS: z
+    .string()
+    .default('*')
+    .describe('Origins that browsers may call from, comma separated; `*` for all.'),
+})
