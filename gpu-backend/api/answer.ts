@@ -11,12 +11,6 @@ import {
 import type { BackendContext, Services } from './services.ts'
 import { createEventStream } from './sse.ts'
 
-export interface FinishedChoice {
-  readonly index: number
-  readonly text: string
-  readonly reason: FinishReason
-}
-
 export interface PiecePlace {
   readonly isFirst: boolean
   readonly isLast: boolean
@@ -24,7 +18,7 @@ export interface PiecePlace {
 
 /** How an operation words its answers; everything else about answering is the same. */
 export interface AnswerWording {
-  /** Before the first `_` or `-` of a response id: `chatcmpl`. */
+  /** A response id is this, `-`, and what follows `req_` in the request id. */
   readonly idPrefix: string
   readonly object: string
   readonly chunkObject: string
