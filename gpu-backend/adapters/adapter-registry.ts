@@ -19,7 +19,7 @@ export interface AdapterVersion {
   readonly loadedAtMs: number
 }
 
-export type AdapterStatus =
+type AdapterStatus =
   /** A `version` that is already there goes on serving while its successor loads. */
   | { readonly state: 'loading'; readonly version: AdapterVersion | null }
   | { readonly state: 'ready'; readonly version: AdapterVersion }
@@ -35,7 +35,7 @@ export interface AdapterEntry {
 }
 
 /** The use of one version by one request. */
-export interface AdapterLease {
+interface AdapterLease {
   readonly version: AdapterVersion
   /** Call once, when the request has ended. */
   readonly release: () => void

@@ -11,7 +11,7 @@ import {
 import type { BackendContext, Services } from './services.ts'
 import { createEventStream } from './sse.ts'
 
-export interface PiecePlace {
+interface PiecePlace {
   readonly isFirst: boolean
   readonly isLast: boolean
 }
