@@ -1,5 +1,6 @@
 import { cloudflareTest, readD1Migrations } from '@cloudflare/vitest-plugin'
 import { defineConfig } from 'vitest/config'
+import { WORKER_TEST_VARS } from './test/support/worker-test-vars.ts'
 
 export default defineConfig({
   test: {
@@ -8,7 +9,9 @@ export default defineConfig({
         plugins: [
           cloudflareTest(async () => ({
             wrangler: { configPath: './wrangler.toml' },
-            miniflare: { bindings: { MIGRATIONS: await readD1Migrations('./migrations') } },
+            miniflare: {
+              bindings: { MIGRATIONS: await readD1Migrations('./migrations'), ...WORKER_TEST_VARS },
+            },
           })),
         ],
         test: { name: 'worker', include: ['test/worker/**/*.test.ts'] },

@@ -1,7 +1,6 @@
 import { stat } from 'node:fs/promises'
 import { ConfigError } from './config.ts'
 import { ModelFileError } from './model/model-file-error.ts'
-import { EngineStartError } from './thread-engine.ts'
 
 /** Throws ConfigError where a variable names a folder that is not there. */
 export async function requireFolder(variable: string, path: string | undefined): Promise<void> {
@@ -14,8 +13,7 @@ export async function requireFolder(variable: string, path: string | undefined):
 
 /** One sentence for the operator: what is wrong, and by which name it is known. */
 export function explainStartFailure(error: unknown): string {
-  if (error instanceof ConfigError) return error.message
-  if (error instanceof EngineStartError || error instanceof ModelFileError) return error.message
+  if (error instanceof ConfigError || error instanceof ModelFileError) return error.message
   if (!(error instanceof Error)) return `The backend could not start: ${String(error)}`
   // The code and address fields of Node's system errors.
   const { code, address, port } = error as NodeJS.ErrnoException & {

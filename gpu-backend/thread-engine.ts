@@ -14,17 +14,10 @@ export interface ThreadEngine extends EngineHandle {
   readonly closed: Promise<Error | null>
 }
 
-/** The engine could not start; the message names the file, field or provider at fault. */
-export class EngineStartError extends Error {
-  constructor(message: string, options: ErrorOptions = {}) {
-    super(message, options)
-    this.name = 'EngineStartError'
-  }
-}
-
 /**
- * Starts the engine in a thread of its own and resolves when the model is loaded. Rejects with
- * {@link EngineStartError}. `onFault` is told why requests ended with `internal_error`.
+ * Starts the engine in a thread of its own and resolves when the model is loaded. Rejects with an
+ * error whose message names the file, field or provider at fault. `onFault` is told, for the log,
+ * why requests ended with `internal_error`.
  */
 export async function startThreadEngine(
   options: EngineThreadOptions,
@@ -54,8 +47,7 @@ export async function startThreadEngine(
     closed,
     async close() {
       isClosing = true
-      // The thread may be gone already, or go before it answers.
-      await Promise.race([engine.close().catch(() => undefined), closed])
+      await engine.close().catch(() => undefined) // it may be gone before it answers: `closed` says so
       await closed
     },
   }
@@ -65,13 +57,13 @@ function awaitStart(worker: Worker): Promise<EngineModel> {
   return new Promise((resolve, reject) => {
     worker.once('message', (report: StartReport) => {
       if (report.kind === 'ready') resolve(report.model)
-      else reject(new EngineStartError(report.message, { cause: report.detail }))
+      else reject(new Error(report.message, { cause: report.detail }))
     })
     worker.once('error', (error) => {
-      reject(new EngineStartError('The engine thread failed to load.', { cause: error }))
+      reject(new Error('The engine thread failed to load.', { cause: error }))
     })
     worker.once('exit', (code) => {
-      reject(new EngineStartError(`The engine thread ended with code ${code} before it was ready.`))
+      reject(new Error(`The engine thread ended with code ${code} before it was ready.`))
     })
   })
 }

@@ -53,11 +53,14 @@ export const provenanceSchema = z.object({
 
 export type Provenance = z.infer<typeof provenanceSchema>
 
+/** A usage leaf holds counts as uint32. */
+const tokenCountSchema = z.int().min(0).max(0xffff_ffff)
+
 export const usageSchema = z.object({
-  prompt_tokens: z.int().min(0),
-  completion_tokens: z.int().min(0),
+  prompt_tokens: tokenCountSchema,
+  completion_tokens: tokenCountSchema,
   total_tokens: z.int().min(0),
-  prompt_tokens_details: z.object({ cached_tokens: z.int().min(0) }).optional(),
+  prompt_tokens_details: z.object({ cached_tokens: tokenCountSchema }).optional(),
 })
 
 export type Usage = z.infer<typeof usageSchema>

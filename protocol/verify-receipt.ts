@@ -71,12 +71,14 @@ export interface VerifyOptions {
   readonly chain: ChainSource | null
   /** Asked one after the other. Null skips the steps that need the payload. */
   readonly payloadSources: readonly PayloadSource[] | null
+  /** The operator's contract, lower case; null takes the receipt's word for it. */
+  readonly contract: string | null
 }
 
 /**
  * Checks a receipt step by step and stops at the first that fails, so that the last result says how
- * it ended. It trusts the chain and keccak256, nothing else; the receipt names the contract, so
- * who verifies has to know that this is the operator's.
+ * it ended. It trusts the chain and keccak256, nothing else. That the contract is the operator's it
+ * cannot know: name it in the options, or look at the one that the `anchor` step prints.
  */
 export async function verifyReceipt(
   receipt: unknown,
@@ -95,7 +97,8 @@ export async function verifyReceipt(
 
 type NamedCheck = readonly [VerifyStep, () => Check | Promise<Check>]
 
-function listChecks(receipt: Receipt, { chain, payloadSources }: VerifyOptions): NamedCheck[] {
+function listChecks(receipt: Receipt, options: VerifyOptions): NamedCheck[] {
+  const { chain, payloadSources, contract } = options
   const { leaf, credits } = receipt
   const local: NamedCheck[] = [
     [
@@ -126,7 +129,7 @@ function listChecks(receipt: Receipt, { chain, payloadSources }: VerifyOptions):
   const onChain: NamedCheck[] = [
     ['proof', () => checkProof(receipt)],
     ['chain', () => withSource(chain, (source) => checkChain(receipt, source))],
-    ['anchor', () => withSource(chain, (source) => checkAnchor(receipt, source))],
+    ['anchor', () => withSource(chain, (source) => checkAnchor(receipt, source, contract))],
     [
       'payload',
       () =>
@@ -169,8 +172,15 @@ async function checkChain({ anchor }: AnchoredReceipt, chain: ChainSource): Prom
   return passed(`chain ${chainId}`)
 }
 
-async function checkAnchor(receipt: AnchoredReceipt, chain: ChainSource): Promise<Check> {
+async function checkAnchor(
+  receipt: AnchoredReceipt,
+  chain: ChainSource,
+  contract: string | null,
+): Promise<Check> {
   const { anchor, batch, da } = receipt
+  if (contract !== null && contract !== anchor.contract) {
+    return failed(`the receipt names the contract ${anchor.contract}, not ${contract}`)
+  }
   const events = await chain.readAnchorEvents(anchor.txHash)
   if (events === null) return failed(`the chain knows no successful transaction ${anchor.txHash}`)
   const event = events.find((candidate) => candidate.batchId === batch.id)
@@ -194,6 +204,9 @@ async function checkAnchor(receipt: AnchoredReceipt, chain: ChainSource): Promis
   return passed(`batch ${batch.id} of contract ${anchor.contract} in block ${event.blockNumber}`)
 }
 
+const NO_PAYLOAD_SOURCE =
+  'no source of the batch payload was named: give --da URL or --archive PLACE, or leave it out by --skip payload'
+
 async function findPayload(
   receipt: AnchoredReceipt,
   sources: readonly PayloadSource[],
@@ -210,7 +223,7 @@ async function findPayload(
       return { check: passed(detail), payload: answer.payload }
     }
   }
-  return { check: failed(faults.join('; ') || 'no source of the payload was named') }
+  return { check: failed(faults.join('; ') || NO_PAYLOAD_SOURCE) }
 }
 
 function checkPayloadLeaf(receipt: AnchoredReceipt, payload: Uint8Array): Check {

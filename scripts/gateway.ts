@@ -13,6 +13,8 @@ export interface GatewayOptions {
   readonly stateDir: string
   /** The Worker's variables (worker/env.ts), as text. */
   readonly vars: Readonly<Record<string, string>>
+  /** Takes each line that the Worker or its runtime writes; the console where absent. */
+  readonly onLog?: (line: string) => void
 }
 
 export interface Gateway {
@@ -30,6 +32,7 @@ export interface Gateway {
  * when the port is taken.
  */
 export async function startGateway(options: GatewayOptions): Promise<Gateway> {
+  const { onLog } = options
   const port = await claimPort(options.port)
   await mkdir(options.stateDir, { recursive: true })
   const miniflare = new Miniflare(
@@ -38,6 +41,7 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
       port: 0,
       log: new Log(LogLevel.ERROR),
       resourcePersistencePath: options.stateDir,
+      ...(onLog && { handleStructuredLogs: ({ message }) => onLog(message) }),
       telemetry: { enabled: false },
       workers: [
         {

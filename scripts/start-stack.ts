@@ -1,6 +1,8 @@
+import { createWriteStream } from 'node:fs'
 import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
-import { ensureModel } from '../gpu-backend/model/pull.ts'
+import { ensureModel, modelCacheDir } from '../gpu-backend/model/pull.ts'
+import { configSchema } from '../worker/config-schema.ts'
 import { startBackendProcess } from './backend-process.ts'
 import { startDaStandIn } from './da-stand-in.ts'
 import { deployContracts, LOCAL_DEV_KEY } from './deploy-contracts.ts'
@@ -37,13 +39,11 @@ export interface RunningStack extends Stack {
   readonly close: () => Promise<void>
 }
 
-interface StackEnv {
-  /** Key of `--upstream`. */
-  readonly UPSTREAM_API_KEY?: string | undefined
-  /** Key and contract of `--rpc`. */
-  readonly ANCHOR_PRIVATE_KEY?: string | undefined
-  readonly ANCHOR_ADDRESS?: string | undefined
-}
+/**
+ * The environment: `UPSTREAM_API_KEY` for `--upstream`; `ANCHOR_PRIVATE_KEY` and `ANCHOR_ADDRESS`
+ * for `--rpc`; any other variable of the Worker is handed on to it.
+ */
+type StackEnv = Readonly<Record<string, string | undefined>>
 
 /**
  * Starts chain, DA, backend and gateway and creates the first account, or fails with one sentence
@@ -87,10 +87,15 @@ async function startParts(parts: Parts): Promise<Stack> {
     startDa(parts),
     startBackend(parts, secrets),
   ])
+  const logFile = createWriteStream(join(options.stateDir, 'gateway.log'), { flags: 'a' })
+  closers.push(async () => void logFile.end())
   const gateway = await startGateway({
     port: options.port,
     stateDir: join(options.stateDir, 'gateway'),
+    onLog: (line) => logFile.write(`${line}\n`),
     vars: {
+      BATCH_MAX_AGE_MS: String(LOCAL_BATCH_MAX_AGE_MS),
+      ...pickWorkerVars(parts.env),
       BACKENDS: JSON.stringify([backend]),
       KEY_CHECKSUM_SECRET: secrets.keyChecksumSecret,
       ADMIN_KEY: secrets.adminKey,
@@ -99,7 +104,6 @@ async function startParts(parts: Parts): Promise<Stack> {
       ANCHOR_ADDRESS: chain.usageAnchor,
       ANCHOR_PRIVATE_KEY: chain.privateKey,
       DA_URL: daUrl,
-      BATCH_MAX_AGE_MS: String(LOCAL_BATCH_MAX_AGE_MS),
     },
   })
   closers.push(gateway.close)
@@ -119,6 +123,15 @@ async function startParts(parts: Parts): Promise<Stack> {
   }
 }
 
+function pickWorkerVars(env: StackEnv): Record<string, string> {
+  return Object.fromEntries(
+    Object.keys(configSchema.shape).flatMap((name) => {
+      const value = env[name]
+      return value === undefined ? [] : [[name, value]]
+    }),
+  )
+}
+
 /** Addresses that nobody holds a key of: a local installation pays nobody. */
 const DEMO_PAYEES = {
   platform: '0x00000000000000000000000000000000000a11ce',
@@ -127,17 +140,7 @@ const DEMO_PAYEES = {
 }
 
 async function startChain({ options, env, lock, closers, say }: Parts) {
-  let rpcUrl = options.rpcUrl
-  if (rpcUrl === null) {
-    say('Starting a local chain …')
-    const chain = await startLocalChain({
-      port: await claimPort(0),
-      stateDir: join(options.stateDir, 'chain'),
-    })
-    closers.push(chain.close)
-    await lock.addChild(chain.pid)
-    rpcUrl = chain.rpcUrl
-  }
+  const rpcUrl = options.rpcUrl ?? (await startOwnChain())
   const privateKey = env.ANCHOR_PRIVATE_KEY ?? LOCAL_DEV_KEY
   const contracts = await deployContracts({
     rpcUrl,
@@ -146,6 +149,17 @@ async function startChain({ options, env, lock, closers, say }: Parts) {
     usageAnchor: env.ANCHOR_ADDRESS ?? null,
   })
   return { rpcUrl, privateKey, usageAnchor: contracts.usageAnchor }
+
+  async function startOwnChain(): Promise<string> {
+    say('Starting a local chain …')
+    const chain = await startLocalChain({
+      port: await claimPort(0),
+      stateDir: join(options.stateDir, 'chain'),
+    })
+    closers.push(chain.close)
+    await lock.addChild(chain.pid)
+    return chain.rpcUrl
+  }
 }
 
 async function startDa({ options, closers, say }: Parts): Promise<string> {
@@ -164,7 +178,13 @@ async function startBackend({ options, env, lock, closers, say }: Parts, secrets
     const url = options.upstreamUrl.replace(/\/v1$/, '')
     return { id: 'upstream', url, ...(env.UPSTREAM_API_KEY && { token: env.UPSTREAM_API_KEY }) }
   }
-  const model = options.model ?? (await ensureModel({ say }))
+  const model =
+    options.model ??
+    (await ensureModel({
+      cacheDir: modelCacheDir(env),
+      hubUrl: env.HF_ENDPOINT,
+      output: process.stderr,
+    }))
   say(`Loading ${model} (${options.precision}) …`)
   const adaptersDir =
     options.adaptersDir ?? join(options.model === null ? ROOT : options.stateDir, 'adapters')

@@ -1,14 +1,10 @@
 import type { z } from 'zod'
-import type { AccountObject } from './access/account-object.ts'
 import { configSchema } from './config-schema.ts'
-import type { AnchorObject } from './proofs/anchor-object.ts'
 
-/** What the platform hands the Worker: bindings by wrangler.toml, and variables as text. */
-export interface Env {
+/** What the Durable Objects are handed too; the Worker's other bindings are in bindings.ts. */
+export interface StorageBindings {
   readonly DB: D1Database
   readonly ARCHIVE: R2Bucket
-  readonly ACCOUNT: DurableObjectNamespace<AccountObject>
-  readonly ANCHOR: DurableObjectNamespace<AnchorObject>
 }
 
 export type Config = Readonly<z.output<typeof configSchema>>

@@ -149,3 +149,16 @@ export class ApiError extends Error {
     this.retryAfterMs = detail.retryAfterMs ?? null
   }
 }
+
+/** The JSON that tells a caller of an error, as OpenAI words it. */
+export function composeErrorBody(error: ApiError): {
+  readonly error: {
+    readonly message: string
+    readonly type: string
+    readonly param: string | null
+    readonly code: ErrorCode
+  }
+} {
+  const { message, param, code } = error
+  return { error: { message, type: ERRORS[code].type, param, code } }
+}

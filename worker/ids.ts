@@ -1,3 +1,5 @@
+import type { Digest } from '../protocol/digest.ts'
+
 /** Prefixes of every id that leaves the gateway. */
 export const ID_PREFIXES = {
   account: 'acct',
@@ -21,4 +23,20 @@ export function createRandomText(length: number): string {
 /** A new request id, `req_` and 24 characters (142 bits). */
 export function createRequestId(): string {
   return `${ID_PREFIXES.request}_${createRandomText(24)}`
+}
+
+/** A new account id, `acct_` and 16 characters (95 bits). */
+export function createAccountId(): string {
+  return `${ID_PREFIXES.account}_${createRandomText(16)}`
+}
+
+/** A new API key's id, `key_` and 16 characters (95 bits). It says nothing of the key. */
+export function createApiKeyId(): string {
+  return `${ID_PREFIXES.apiKey}_${createRandomText(16)}`
+}
+
+/** 32 bytes from the platform's random source. */
+export function createSalt(): Digest {
+  const bytes = crypto.getRandomValues(new Uint8Array(32))
+  return `0x${Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('')}`
 }

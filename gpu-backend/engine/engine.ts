@@ -89,7 +89,7 @@ export class Engine {
     if (this.#liveIds.has(id)) this.#cancelledIds.add(id)
   }
 
-  /** One turn: admit → schedule → run → sample → emit → free. Call it again only when it has resolved; it never rejects. */
+  /** One turn: admit → schedule → run → sample → emit → free. Call it again only when it has resolved; it rejects only where the KV cache breaks its contract. */
   async step(): Promise<void> {
     this.#dropCancelled()
     this.#dropOrphans()

@@ -1,8 +1,7 @@
 import { createHash } from 'node:crypto'
-import { createReadStream, createWriteStream } from 'node:fs'
-import { readdir, rename, rm, stat } from 'node:fs/promises'
+import { createReadStream } from 'node:fs'
+import { open, readdir, rename, rm, stat } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
-import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { ModelFileError } from './model-file-error.ts'
 
@@ -25,6 +24,9 @@ export interface DownloadOptions {
   readonly onProgress: (doneBytes: number) => void
 }
 
+/** A server that cuts every answer short is followed this far. */
+const MAX_ATTEMPTS = 20
+
 /**
  * Fetches a file over HTTP and checks its SHA-256. What has arrived stays in `<name>.<pid>.part`;
  * this call and later ones go on from there by `Range`, as long as each attempt brings something.
@@ -36,10 +38,10 @@ export async function downloadFile(options: DownloadOptions): Promise<void> {
   const part = `${path}.${process.pid}.part`
   await adoptPart(path, part)
   let doneBytes = await sizeOf(part)
-  while (doneBytes < file.sizeBytes) {
+  for (let attempt = 1; doneBytes < file.sizeBytes; attempt++) {
     const failure = await fetchRest(options, part, doneBytes)
     const nowBytes = await sizeOf(part)
-    if (failure && nowBytes <= doneBytes) {
+    if (failure && (nowBytes <= doneBytes || attempt === MAX_ATTEMPTS)) {
       throw new ModelFileError(`${url}: ${describe(failure)}`, { cause: failure })
     }
     doneBytes = nowBytes
@@ -85,27 +87,25 @@ async function fetchRest(
     const headers = new Headers(doneBytes > 0 ? { range: `bytes=${doneBytes}-` } : {})
     const res = await fetch(url, { headers, signal: abort.signal })
     if (!res.ok || !res.body) throw new Error(`HTTP status ${res.status}`)
-    const startBytes = rangeStart(res)
-    if (startBytes !== 0 && startBytes !== doneBytes)
+    let arrivedBytes = rangeStart(res)
+    if (arrivedBytes !== 0 && arrivedBytes !== doneBytes) {
       throw new Error('another range than asked for')
-    let arrivedBytes = startBytes
-    const watched = async function* (chunks: AsyncIterable<Uint8Array>) {
-      for await (const chunk of chunks) {
-        clearTimeout(timer)
-        timer = limit(stallTimeoutMs, 'no data')
-        arrivedBytes += chunk.byteLength
-        if (arrivedBytes > file.sizeBytes) throw new Error(`more than ${file.sizeBytes} bytes`)
-        onProgress(arrivedBytes)
-        yield chunk
-      }
     }
-    const out = createWriteStream(part, { flags: startBytes > 0 ? 'a' : 'w' })
-    await pipeline(Readable.fromWeb(res.body), watched, out)
+    await using out = await open(part, arrivedBytes > 0 ? 'a' : 'w')
+    for await (const chunk of res.body) {
+      clearTimeout(timer)
+      timer = limit(stallTimeoutMs, 'no data')
+      arrivedBytes += chunk.byteLength
+      if (arrivedBytes > file.sizeBytes) throw new Error(`more than ${file.sizeBytes} bytes`)
+      await out.writeFile(chunk)
+      onProgress(arrivedBytes)
+    }
     return arrivedBytes < file.sizeBytes ? new Error(`ended after ${arrivedBytes} bytes`) : null
   } catch (error) {
     return error
   } finally {
     clearTimeout(timer)
+    abort.abort()
   }
 }
 

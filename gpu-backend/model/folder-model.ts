@@ -10,7 +10,11 @@ import type { ModelFile, StoredWeights } from './stored-weights.ts'
 
 /** The fields of a `config.json` that change what a Llama model computes. Others are ignored. */
 const configSchema = z.object({
-  architectures: z.tuple([z.literal('LlamaForCausalLM')]),
+  architectures: z.tuple([
+    z.literal('LlamaForCausalLM', {
+      error: ({ input }) => `${String(input)} is not served, only LlamaForCausalLM`,
+    }),
+  ]),
   hidden_act: z.literal('silu').optional(),
   hidden_size: z.int(),
   num_hidden_layers: z.int(),
@@ -43,7 +47,7 @@ const indexSchema = z.object({ weight_map: z.record(z.string(), z.string().regex
 export async function readFolderModel(dir: string): Promise<ModelFile> {
   const config = parseFields(configSchema, await readJson(dir, 'config.json'), 'config.json')
   return {
-    name: basename(resolve(dir)).toLowerCase(),
+    name: basename(resolve(dir)),
     config: modelConfig(config),
     ...(await readFolderTokenizer(dir, config.eos_token_id)),
     naming: 'huggingFace',
@@ -106,14 +110,12 @@ async function readShard(dir: string, fileName: string): Promise<Iterable<Stored
 }
 
 function storedWeights(tensor: StoredTensor): StoredWeights {
-  const values = () => toFloat32(tensor)
   return {
     name: tensor.name,
     type: tensor.dtype,
     shape: tensor.shape,
     data: tensor.data,
-    isBlocks: false,
-    blocks: () => ({ form: 'f32', values: values() }),
-    values,
+    blocks: null,
+    values: () => toFloat32(tensor),
   }
 }

@@ -27,7 +27,7 @@ export async function readGgufModel(path: string): Promise<ModelFile> {
 /** `general.name` is often a training run's label; the file's name without its quantisation is what people call it. */
 function nameOf(path: string): string {
   const stem = basename(path).replace(/\.gguf$/i, '')
-  return stem.replace(/[-._](i?q\d\w*|f16|f32|bf16)$/i, '').toLowerCase()
+  return stem.replace(/[-._](i?q\d\w*|f16|f32|bf16)$/i, '')
 }
 
 function storedWeights({ name, type, shape, data }: GgufTensor): StoredWeights {
@@ -36,8 +36,7 @@ function storedWeights({ name, type, shape, data }: GgufTensor): StoredWeights {
     type,
     shape,
     data,
-    isBlocks: hasExactBlocks(type),
-    blocks: () => decodeBlocks(type, data),
+    blocks: hasExactBlocks(type) ? () => decodeBlocks(type, data) : null,
     values: () => dequantise(type, data),
   }
 }

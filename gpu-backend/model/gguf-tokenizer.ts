@@ -14,9 +14,6 @@ const BYTE_LEVEL = {
   use_regex: true,
 } as const
 
-const LLAMA3_SPLIT =
-  "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
-
 /** How text is cut before byte-pair encoding, by `tokenizer.ggml.pre`. Any other name is refused: a wrong cut is wrong ids. */
 const PRE_TOKENIZERS: ReadonlyMap<string, object> = new Map<string, object>([
   ['gpt-2', BYTE_LEVEL],
@@ -25,16 +22,6 @@ const PRE_TOKENIZERS: ReadonlyMap<string, object> = new Map<string, object>([
     {
       type: 'Sequence',
       pretokenizers: [{ type: 'Digits', individual_digits: true }, BYTE_LEVEL],
-    },
-  ],
-  [
-    'llama-bpe',
-    {
-      type: 'Sequence',
-      pretokenizers: [
-        { type: 'Split', pattern: { Regex: LLAMA3_SPLIT }, behavior: 'Isolated', invert: false },
-        { ...BYTE_LEVEL, use_regex: false },
-      ],
     },
   ],
 ])
@@ -77,7 +64,6 @@ export function readGgufTokenizer(metadata: GgufFile['metadata']): TokenizerSour
         type: 'BPE',
         vocab: Object.fromEntries(tokens.map((token, id) => [token, id])),
         merges: textsAt(metadata, 'tokenizer.ggml.merges'),
-        ignore_merges: pre === 'llama-bpe',
       },
     },
     chatTemplate: typeof chatTemplate === 'string' ? chatTemplate : null,

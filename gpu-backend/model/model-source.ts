@@ -83,7 +83,7 @@ export interface ModelSource {
   readonly finalNorm: () => Float32Array /* [H] */
   /** [V, H]: the embedding table. */
   readonly embedding: () => LinearWeights
-  /** [V, H]: the output head; the embedding where they are tied. */
+  /** [V, H]: the output head; where they are tied, the very object that `embedding` gives. */
   readonly head: () => LinearWeights
 }
 

@@ -46,8 +46,12 @@ function createSource(file: ModelFile, precision: Precision): ModelSource {
     if (!weights) throw new RangeError(`The model has no ${role}.`)
     return weights
   }
-  const table = (role: 'embedding' | 'head'): LinearWeights =>
-    serve(get(role), precision, quantiseInt8)
+  const createTable = (role: 'embedding' | 'head') => serve(get(role), precision, quantiseInt8)
+  let embedding: LinearWeights | undefined
+  const getEmbedding = () => {
+    embedding ??= createTable('embedding')
+    return embedding
+  }
   return {
     name,
     config,
@@ -60,8 +64,8 @@ function createSource(file: ModelFile, precision: Precision): ModelSource {
     },
     norm: (layer, which) => get(`${layer}.${which}Norm`).values(),
     finalNorm: () => get('finalNorm').values(),
-    embedding: () => table('embedding'),
-    head: () => table(file.isHeadTied ? 'embedding' : 'head'),
+    embedding: getEmbedding,
+    head: file.isHeadTied ? getEmbedding : () => createTable('head'),
   }
 }
 
@@ -72,7 +76,7 @@ function serve(
   quantise: (values: Float32Array) => LinearWeights,
 ): LinearWeights {
   if (precision === 'fp32') return { form: 'f32', values: stored.values() }
-  return stored.isBlocks ? stored.blocks() : quantise(stored.values())
+  return stored.blocks?.() ?? quantise(stored.values())
 }
 
 /** Row of an interleaved q or k for each row of the rotate-half layout; null for the other layers. */
@@ -162,10 +166,10 @@ function assignTensors(file: ModelFile): ReadonlyMap<TensorRole, StoredWeights> 
 function digestOf(tensors: ReadonlyMap<TensorRole, StoredWeights>, precision: Precision): Digest {
   const hash = createHash('sha256')
   let isChanged = false
-  for (const [role, { name, type, shape, data, isBlocks }] of tensors) {
+  for (const [role, { name, type, shape, data, blocks }] of tensors) {
     hash.update(`${name}\0${type}\0${shape.join()}\0`)
     hash.update(data)
-    isChanged ||= precision === 'int4' && !isBlocks && !role.endsWith('Norm')
+    isChanged ||= precision === 'int4' && !blocks && !role.endsWith('Norm')
   }
   if (isChanged) hash.update(QUANTISER)
   return `0x${hash.digest('hex')}`

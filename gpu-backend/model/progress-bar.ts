@@ -18,7 +18,7 @@ export function createProgressBar(
       output.write(output.isTTY ? `\r${line}` : `${line}\n`)
     },
     end(): void {
-      if (output.isTTY) output.write('\n')
+      if (output.isTTY && shown >= 0) output.write('\n')
     },
   }
 }

@@ -119,15 +119,18 @@ async function pullFromHub(options: EnsureModelOptions, model: ModelPin, folder:
   for (const file of files) {
     if (await allThere(folder, [file])) continue
     const bar = createProgressBar(options.output, file)
-    await downloadFile({
-      url: `${base}/${repo}/resolve/${revision}/${file.name}`,
-      path: join(folder, file.name),
-      file,
-      answerTimeoutMs: options.answerTimeoutMs ?? 5_000,
-      stallTimeoutMs: options.stallTimeoutMs ?? 30_000,
-      onProgress: bar.update,
-    })
-    bar.end()
+    try {
+      await downloadFile({
+        url: `${base}/${repo}/resolve/${revision}/${file.name}`,
+        path: join(folder, file.name),
+        file,
+        answerTimeoutMs: options.answerTimeoutMs ?? 5_000,
+        stallTimeoutMs: options.stallTimeoutMs ?? 30_000,
+        onProgress: bar.update,
+      })
+    } finally {
+      bar.end()
+    }
   }
 }
 

@@ -21,7 +21,7 @@ const DTYPE_SIZES_BYTES = {
   F64: 8,
 } as const
 
-export type SafetensorsDtype = keyof typeof DTYPE_SIZES_BYTES
+type SafetensorsDtype = keyof typeof DTYPE_SIZES_BYTES
 
 export interface StoredTensor {
   readonly name: string

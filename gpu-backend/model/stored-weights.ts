@@ -8,10 +8,8 @@ export interface StoredWeights {
   readonly shape: readonly number[]
   /** The stored bytes. */
   readonly data: Uint8Array
-  /** Whether `blocks` gives a quantised form, so that `int4` changes nothing. */
-  readonly isBlocks: boolean
-  /** The stored blocks, or float32 values where the file has none; exact either way. */
-  readonly blocks: () => LinearWeights
+  /** The stored quantised blocks, exactly; null for a type that has none of our forms. */
+  readonly blocks: (() => LinearWeights) | null
   /** Exact values in float32, row-major. */
   readonly values: () => Float32Array
 }

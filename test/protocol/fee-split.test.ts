@@ -12,6 +12,8 @@ import {
 } from '../../protocol/fee-split.ts'
 import { CREDIT_ROLES, type Credit } from '../../protocol/usage-leaf.ts'
 
+fc.configureGlobal({ seed: 1 })
+
 const rule = SPLIT_RULES[1]!
 
 const address = (index: number): Address => `0x${index.toString(16).padStart(40, '0')}`

@@ -32,7 +32,7 @@ export function encodeWeights(type: EncodedType, values: Float32Array): Uint8Arr
 }
 
 /** The bits of the nearest half-precision float, ties to even. */
-export function toHalfBits(value: number): number {
+function toHalfBits(value: number): number {
   const magnitude = Math.abs(value)
   const sign = value < 0 || Object.is(value, -0) ? 0x8000 : 0
   const exponent = Math.max(Math.floor(Math.log2(magnitude)), -14)

@@ -27,6 +27,8 @@ export interface ToyRunner extends ModelRunner {
   readonly stepSizes: readonly number[]
   /** Every `[from, to)` that was run with more than one token or no logits. */
   readonly chunks: readonly (readonly [number, number])[]
+  /** The first breach of contract, for tests to assert on, since the engine catches what a run throws. */
+  misuse: string | null
 }
 
 interface ToyRow {
@@ -37,10 +39,10 @@ interface ToyRow {
 }
 
 /**
- * A model whose logits are a hash of the adapter and the tokens so far, which checks that the
- * engine keeps the runner's contract: it throws `ToyMisuse` out of band, by remembering it.
+ * A model whose logits are a hash of the adapter and the tokens so far, and which checks that the
+ * engine keeps the runner's contract.
  */
-export function createToyRunner(options: ToyOptions): ToyRunner & { misuse: string | null } {
+export function createToyRunner(options: ToyOptions): ToyRunner {
   const rows = new Map<number, ToyRow>()
   const stepSizes: number[] = []
   const chunks: (readonly [number, number])[] = []
@@ -119,7 +121,7 @@ export function createToyRunner(options: ToyOptions): ToyRunner & { misuse: stri
     }
   }
 
-  const toy = {
+  const toy: ToyRunner = {
     vocabSize: TOY_VOCAB_SIZE,
     contextLength: options.contextLength ?? options.kvTokens,
     get freeKvTokens() {
@@ -131,8 +133,7 @@ export function createToyRunner(options: ToyOptions): ToyRunner & { misuse: stri
     liveRowCount: () => rows.size,
     stepSizes,
     chunks,
-    /** The first breach of contract, for tests to assert on, since the engine catches what a run throws. */
-    misuse: null as string | null,
+    misuse: null,
   }
   return toy
 }

@@ -1,5 +1,7 @@
 import type { Address, Digest } from '../../protocol/digest.ts'
 import type { UsageOutcome } from '../ledger/usage-record.ts'
+import type { AccountSettings } from './account-settings.ts'
+import type { Budget } from './budget.ts'
 import type { Price } from './pricing.ts'
 
 /**
@@ -73,3 +75,64 @@ export type SettleResult =
   | { readonly outcome: 'already_settled'; readonly feeMicroUsd: number }
   /** No such reservation was ever admitted. */
   | { readonly outcome: 'unknown_request' }
+
+export type CreateKeyResult =
+  /** `key` is in this answer and nowhere else. */
+  | {
+      readonly outcome: 'created'
+      readonly keyId: string
+      readonly key: string
+      readonly start: string
+    }
+  | { readonly outcome: 'unknown_account' }
+
+/** A key as its account sees it. */
+export interface KeySummary {
+  readonly keyId: string
+  readonly name: string
+  /** The first characters of the key, to recognise it by. */
+  readonly start: string
+  readonly createdAtMs: number
+  readonly expiresAtMs: number | null
+  readonly revokedAtMs: number | null
+  /** Null: all. */
+  readonly models: readonly string[] | null
+  readonly budget: Budget
+}
+
+/** What a caller may know of the key it holds; also how calls that cost nothing are authenticated. */
+export type DescribeKeyResult =
+  | {
+      readonly outcome: 'key'
+      readonly accountId: string
+      readonly key: KeySummary
+      readonly limits: LimitSnapshot
+      readonly accountBudget: Budget
+    }
+  /** Unknown, revoked or expired. */
+  | { readonly outcome: 'unknown_key' }
+
+/** An account for its operator. */
+export interface AccountDescription {
+  readonly accountId: string
+  readonly createdAtMs: number
+  /** Opens the account's commitment in public leaves; for the account itself only. */
+  readonly salt: Digest
+  readonly settings: AccountSettings
+  readonly budget: Budget
+  readonly openReservationCount: number
+  /** Records that D1 has not confirmed yet. */
+  readonly outboxCount: number
+  /** Why the last flush to D1 or sweep failed; null after a flush that did not, and a restart. */
+  readonly lastAlarmError: string | null
+  readonly counters: Readonly<Record<AccountCounter, number>>
+}
+
+/** What an account counts for its operator, since it was created. */
+export type AccountCounter =
+  /** Settled by the sweep, by the backend's report. */
+  | 'swept'
+  /** Given back by the sweep with zero tokens: nobody knew the request. */
+  | 'released'
+  /** Usage that would have cost more than its reservation, billed at the reservation. */
+  | 'clamped'

@@ -143,14 +143,21 @@ export class UsageAnchorClient {
     const account = this.#account
     // Asked of the latest block: in the pending one the transaction to be replaced has run already.
     const at = { address: account.address, blockTag: 'latest' } as const
+    const call = {
+      address,
+      abi,
+      functionName: 'anchor',
+      args,
+      account,
+      blockTag: 'latest',
+    } as const
+    // Nodes give the contract's reason for a call, but not all of them for an estimate.
+    await this.#client.simulateContract(call)
     const [chainId, nonce, estimatedGas, block, priorityFeeWei, balanceWei, l1FeeWei] =
       await Promise.all([
         this.#client.getChainId(),
         this.#client.getTransactionCount(at),
-        this.#client.estimateContractGas({
-          ...{ address, abi, functionName: 'anchor', args, account },
-          blockTag: 'latest',
-        }),
+        this.#client.estimateContractGas(call),
         this.#client.getBlock({ blockTag: 'latest' }),
         this.#client.estimateMaxPriorityFeePerGas(),
         this.#client.getBalance(at),

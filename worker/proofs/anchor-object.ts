@@ -1,5 +1,5 @@
 import { DurableObject } from 'cloudflare:workers'
-import { type Env, parseConfig } from '../env.ts'
+import { parseConfig, type StorageBindings } from '../env.ts'
 import { UsageAnchorClient } from './anchor-client.ts'
 import { type CycleReport, runAnchorCycle } from './anchor-cycle.ts'
 import { ArchiveStore } from './archive-store.ts'
@@ -29,7 +29,7 @@ const LIMITS = {
  * and the chain, so that an eviction in the middle of a cycle loses nothing. No request waits for
  * it. Use the one object named `anchor`.
  */
-export class AnchorObject extends DurableObject<Env> {
+export class AnchorObject extends DurableObject<StorageBindings> {
   #isRunning = false
 
   /** Moves every batch on as far as it goes now. Rejects when D1 cannot be read. */

@@ -1,3 +1,4 @@
+import type { R2Bucket } from '@cloudflare/workers-types'
 import { keccak256 } from 'viem'
 import type { Digest } from '../../protocol/digest.ts'
 

@@ -1,3 +1,4 @@
+import type { D1Database } from '@cloudflare/workers-types'
 import { and, asc, desc, eq, gt, inArray, isNull, lt, lte, max, min, sql } from 'drizzle-orm'
 import { type DrizzleD1Database, drizzle } from 'drizzle-orm/d1'
 import type { Hex } from 'viem'
@@ -31,9 +32,11 @@ const OPEN_STATES = ['planned', 'archived', 'da_posted', 'submitted'] as const
  * that doing it twice, or from two places, does it once; it says whether it was the one that did.
  */
 export class BatchStore {
+  readonly #database: D1Database
   readonly #db: DrizzleD1Database
 
   constructor(database: D1Database) {
+    this.#database = database
     this.#db = drizzle(database)
   }
 
@@ -52,28 +55,15 @@ export class BatchStore {
    * when one of them is in a batch already, or when another planner was faster.
    */
   async insertPlanned(plan: PlannedBatch, nowMs: number): Promise<boolean> {
-    const ids = JSON.stringify(plan.requestIds)
-    const leafCount = plan.requestIds.length
-    const [inserted] = await this.#db.batch([
-      this.#db.run(sql`
-        INSERT INTO batches
-          (id, state, leaf_count, root, payload_hash, payload_bytes, planned_at_ms, updated_at_ms)
-        SELECT
-          (SELECT coalesce(max(id), 0) + 1 FROM batches), 'planned', ${leafCount}, ${plan.root},
-          ${plan.payloadHash}, ${plan.payloadBytes}, ${nowMs}, ${nowMs}
-        WHERE ${leafCount} = (
-          SELECT count(*) FROM json_each(${ids}) AS planned
-          JOIN usage ON usage.request_id = planned.value
-          WHERE usage.batch_id IS NULL)`),
-      // The newest batch is this one, or its payload is another: then nothing is put into it.
-      this.#db.run(sql`
-        UPDATE usage SET batch_id = batches.id, leaf_index = planned.key
-        FROM json_each(${ids}) AS planned, batches
-        WHERE usage.request_id = planned.value AND usage.batch_id IS NULL
-          AND batches.id = (SELECT max(id) FROM batches)
-          AND batches.payload_hash = ${plan.payloadHash}`),
+    const { requestIds, root, payloadHash, payloadBytes } = plan
+    const ids = JSON.stringify(requestIds)
+    const [inserted] = await this.#database.batch([
+      this.#database
+        .prepare(INSERT_BATCH)
+        .bind(ids, requestIds.length, root, payloadHash, payloadBytes, nowMs),
+      this.#database.prepare(FILL_BATCH).bind(ids, payloadHash),
     ])
-    return inserted.meta.changes > 0
+    return (inserted?.meta.changes ?? 0) > 0
   }
 
   /** Batches that are not on chain yet, in the order in which they must get there. */
@@ -242,6 +232,23 @@ export class BatchStore {
     return result.meta.changes > 0
   }
 }
+
+// By hand: a list of ids is one parameter this way, where D1 takes 100 at most.
+const INSERT_BATCH = `
+  INSERT INTO batches
+    (id, state, leaf_count, root, payload_hash, payload_bytes, planned_at_ms, updated_at_ms)
+  SELECT (SELECT coalesce(max(id), 0) + 1 FROM batches), 'planned', ?2, ?3, ?4, ?5, ?6, ?6
+  WHERE ?2 = (
+    SELECT count(*) FROM json_each(?1) AS planned
+    JOIN usage ON usage.request_id = planned.value
+    WHERE usage.batch_id IS NULL)`
+
+/** The newest batch is the one just inserted, or its payload is another: then nothing is put into it. */
+const FILL_BATCH = `
+  UPDATE usage SET batch_id = batches.id, leaf_index = planned.key
+  FROM json_each(?1) AS planned, batches
+  WHERE usage.request_id = planned.value AND usage.batch_id IS NULL
+    AND batches.id = (SELECT max(id) FROM batches) AND batches.payload_hash = ?2`
 
 const RECORD_COLUMNS = {
   requestId: usage.requestId,

@@ -18,7 +18,7 @@ export interface ReceiptParts {
 /** The receipt as things stand: pending until the batch is confirmed on chain. */
 export function buildReceipt({ record, accountSalt, batch }: ReceiptParts): Receipt {
   const common = {
-    version: 1,
+    version: 1 as const,
     leaf: createUsageLeaf(record),
     credits: [...record.credits],
     content: {
@@ -28,7 +28,7 @@ export function buildReceipt({ record, accountSalt, batch }: ReceiptParts): Rece
       sketchHash: record.sketchHash,
     },
     account: { id: record.accountId, salt: accountSalt },
-  } as const
+  }
   if (batch === null || !isOnChain(batch.row)) return { state: 'pending', ...common }
   const { row, records } = batch
   const leafIndex = records.findIndex(({ requestId }) => requestId === record.requestId)

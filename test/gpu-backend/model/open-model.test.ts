@@ -83,6 +83,15 @@ describe('openModel', () => {
     },
   )
 
+  it('gives one table for embedding and head where they are tied, two where not', async () => {
+    for (const isHeadTied of [true, false]) {
+      const path = freshPath('tiny')
+      writeTinyFolder(path, { seed: 5, isHeadTied })
+      const model = await openModel(path, { precision: 'int4' })
+      expect(model.head() === model.embedding()).toBe(isHeadTied)
+    }
+  })
+
   it('names models by their path, without the quantisation', async () => {
     const path = join(root, 'Some-Model.Q4_1.gguf')
     writeTinyGguf(path, { seed: 6 })
@@ -114,7 +123,11 @@ describe('openModel on a bad folder', () => {
   }
 
   it.each([
-    ['another architecture', { architectures: ['MistralForCausalLM'] }, '"architectures.0"'],
+    [
+      'another architecture',
+      { architectures: ['MistralForCausalLM'] },
+      'MistralForCausalLM is not served',
+    ],
     ['RoPE scaling', { rope_scaling: { type: 'linear', factor: 2 } }, 'RoPE scaling'],
     ['attention biases', { attention_bias: true }, 'attention biases'],
     ['another activation', { hidden_act: 'gelu' }, '"hidden_act"'],

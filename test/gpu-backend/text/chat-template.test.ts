@@ -47,6 +47,7 @@ describe('createChatRenderer', () => {
         expect(tokens).toEqual(tokenizer.encode(text, { specials: true }))
         for (const message of written) expect(text).toContain(message.content.toWellFormed())
       }),
+      { numRuns: 50 },
     )
   })
 
@@ -71,7 +72,7 @@ describe('createChatRenderer', () => {
           expect(spoken).toContain(content.toWellFormed())
         }
       }),
-      { numRuns: 500 },
+      { numRuns: 200 },
     )
   })
 

@@ -1,0 +1,58 @@
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
+
+export interface HubBehaviour {
+  /** Ends each body early, after so many bytes. */
+  readonly cutAfterBytes?: number
+  readonly knowsRanges?: boolean
+  /** Sends headers and so many bytes of each body, then nothing. */
+  readonly stallAfterBytes?: number
+  /** Accepts the request and never answers. */
+  readonly isMute?: boolean
+}
+
+/** The Hugging Face hub's download protocol for one repository: 302 to a storage URL that serves ranges. */
+export async function startHubServer(
+  repo: string,
+  revision: string,
+  files: Readonly<Record<string, Uint8Array>>,
+  behaviour: HubBehaviour = {},
+) {
+  const { cutAfterBytes, stallAfterBytes, knowsRanges = true } = behaviour
+  /** Storage requests in order, as `name` or `name bytes=N-`. */
+  const requests: string[] = []
+  const server = createServer((req, res) => {
+    if (behaviour.isMute) return
+    const path = req.url ?? ''
+    const prefix = `/${repo}/resolve/${revision}/`
+    if (path.startsWith(prefix)) {
+      res.writeHead(302, { location: `/storage/${path.slice(prefix.length)}` }).end()
+      return
+    }
+    const name = path.slice('/storage/'.length)
+    const file = path.startsWith('/storage/') ? files[name] : undefined
+    if (!file) {
+      res.writeHead(404).end()
+      return
+    }
+    const { range } = req.headers
+    requests.push(range ? `${name} ${range}` : name)
+    const start = knowsRanges ? Number(/^bytes=(\d+)-$/.exec(range ?? '')?.[1] ?? 0) : 0
+    const body = file.subarray(start)
+    if (start > 0) {
+      res.setHeader('content-range', `bytes ${start}-${file.byteLength - 1}/${file.byteLength}`)
+    }
+    res.writeHead(start > 0 ? 206 : 200).flushHeaders()
+    if (stallAfterBytes === undefined) res.end(body.subarray(0, cutAfterBytes))
+    else if (body.byteLength <= stallAfterBytes) res.end(body)
+    else if (stallAfterBytes > 0) res.write(body.subarray(0, stallAfterBytes))
+  })
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  const { port } = server.address() as AddressInfo // it listens on TCP
+  const close = () =>
+    new Promise<void>((resolve) => {
+      server.close(() => resolve())
+      server.closeAllConnections()
+    })
+  return { url: `http://127.0.0.1:${port}`, requests, close }
+}

@@ -1,0 +1,373 @@
+import { DurableObject } from 'cloudflare:workers'
+import { type Config, parseConfig, type StorageBindings } from '../env.ts'
+import { createApiKeyId, createSalt } from '../ids.ts'
+import { writeLedger } from '../ledger/usage-store.ts'
+import type {
+  AccountDescription,
+  AdmitRequest,
+  AdmitResult,
+  CreateKeyResult,
+  DescribeKeyResult,
+  KeySummary,
+  Settlement,
+  SettleResult,
+} from './account-contract.ts'
+import type { AccountSettings, KeySettings } from './account-settings.ts'
+import { type AccountRow, AccountTables, type KeyRow } from './account-tables.ts'
+import { decideAdmission } from './admission.ts'
+import { createApiKey } from './api-key.ts'
+import { budgetOf, createMeter, settleMeter, snapshotLimits } from './meter.ts'
+import { fetchRequestReport } from './report-client.ts'
+import { priceSettlement, type Reservation } from './settlement.ts'
+import { planSweep, type SweepPlan } from './sweep.ts'
+
+/** Settlements of this long share one flush. */
+const FLUSH_DELAY_MS = 50
+const FLUSH_BATCH_SIZE = 200
+const FLUSH_BACKOFF_MS = { first: 1_000, most: 60_000 }
+/** Backends asked at once: as many connections as may wait for headers. */
+const SWEEP_BATCH_SIZE = 6
+/** How long a second settlement is recognised as one. */
+const SETTLED_KEPT_MS = 24 * 3_600_000
+/** Old settlements are forgotten together, not one an alarm. */
+const SETTLED_PURGE_INTERVAL_MS = 3_600_000
+const SETTLED_PURGE_SIZE = 1_000
+
+/**
+ * One account: its keys, limits, budget, open reservations, and the outbox of its ledger. Single
+ * writer: each method is one synchronous transaction that is durable before its answer leaves. The
+ * object's name is the account id.
+ */
+export class AccountObject extends DurableObject<StorageBindings> {
+  readonly #tables: AccountTables
+  /** When the alarm will fire; null when none is set. */
+  #alarmAtMs: number | null = null
+  #flushFailureCount = 0
+  #flushNotBeforeMs = 0
+  #lastAlarmError: string | null = null
+
+  constructor(ctx: DurableObjectState, env: StorageBindings) {
+    super(ctx, env)
+    this.#tables = new AccountTables(ctx.storage.sql)
+    void ctx.blockConcurrencyWhile(async () => {
+      this.#tables.create()
+      this.#alarmAtMs = await ctx.storage.getAlarm()
+      // The platform gives up an alarm that failed too often.
+      if (this.#alarmAtMs === null) this.#armForPending()
+    })
+  }
+
+  /** Checks key, model, budgets, concurrency and rates, and reserves the worst case. */
+  admit(request: AdmitRequest): AdmitResult {
+    const nowMs = Date.now()
+    const expiresAtMs = nowMs + this.#config.RESERVATION_TTL_MS
+    const result = this.#transact(() => this.#admit(request, nowMs, expiresAtMs))
+    if (result.outcome === 'admitted') this.#armAlarm(expiresAtMs)
+    return result
+  }
+
+  /** Prices, splits and records a request that ended, and frees its reservation. */
+  settle(settlement: Settlement): SettleResult {
+    const nowMs = Date.now()
+    const result = this.#transact(() => this.#settle(settlement, nowMs))
+    if (result.outcome === 'settled') this.#armFlush(nowMs)
+    return result
+  }
+
+  /**
+   * Says that a reservation's owner is still at work, so that the sweep leaves it alone for another
+   * term. False when it is settled already, or was never made.
+   */
+  renew(requestId: string): boolean {
+    return this.#postpone(requestId, 0)
+  }
+
+  /** Creates the account or changes its limits and budget; what it has spent stays. */
+  configure(settings: AccountSettings): AccountDescription {
+    return this.#transact(() => {
+      const account = this.#tables.findAccount()
+      if (account !== null) this.#tables.updateAccountMeter({ ...account, ...settings })
+      else this.#insertAccount(settings)
+      return this.#describe(this.#requireAccount())
+    })
+  }
+
+  /** Null when the account was never configured. */
+  describeAccount(): AccountDescription | null {
+    const account = this.#tables.findAccount()
+    return account === null ? null : this.#describe(account)
+  }
+
+  /** Makes a new API key; it holds from the next call on. */
+  async createKey(settings: KeySettings): Promise<CreateKeyResult> {
+    const account = this.#tables.findAccount()
+    if (account === null) return { outcome: 'unknown_account' }
+    const { key, keyHash, start } = await createApiKey(
+      account.accountId,
+      this.#config.KEY_CHECKSUM_SECRET,
+    )
+    const nowMs = Date.now()
+    const { name, expiresAtMs, models, ...limits } = settings
+    const keyId = createApiKeyId()
+    const row = { keyId, keyHash, name, start, createdAtMs: nowMs, expiresAtMs, models }
+    this.#transact(() => {
+      this.#tables.insertKey({ ...row, revokedAtMs: null, ...createMeter(limits, nowMs) })
+      this.#mirrorKey(account.accountId, keyId)
+    })
+    this.#armFlush(nowMs)
+    return { outcome: 'created', keyId, key, start }
+  }
+
+  /** Refuses the key from the next call on. False when there is no such key. */
+  revokeKey(keyId: string): boolean {
+    const nowMs = Date.now()
+    const isKnown = this.#transact(() => {
+      const key = this.#tables.findKeyById(keyId)
+      if (key === null) return false
+      if (key.revokedAtMs !== null) return true
+      this.#tables.revokeKey(keyId, nowMs)
+      this.#mirrorKey(this.#requireAccount().accountId, keyId)
+      return true
+    })
+    this.#armFlush(nowMs)
+    return isKnown
+  }
+
+  /** All keys, revoked ones too, the oldest first. */
+  listKeys(): readonly KeySummary[] {
+    return this.#tables.listKeys().map((key) => this.#summarise(key))
+  }
+
+  describeKey(keyHash: string): DescribeKeyResult {
+    const nowMs = Date.now()
+    const account = this.#tables.findAccount()
+    const key = this.#findValidKey(keyHash, nowMs)
+    if (account === null || key === null) return { outcome: 'unknown_key' }
+    return {
+      outcome: 'key',
+      accountId: account.accountId,
+      key: this.#summarise(key),
+      limits: snapshotLimits(account, key, nowMs),
+      accountBudget: budgetOf(account, this.#tables.sumReservations(null)),
+    }
+  }
+
+  /**
+   * Moves the outbox to D1, asks after expired reservations, forgets old settlements. Never throws,
+   * because the platform gives up an alarm that fails too often; runs at least once and may repeat.
+   */
+  override async alarm(): Promise<void> {
+    this.#alarmAtMs = null
+    if (Date.now() >= this.#flushNotBeforeMs) await this.#flush()
+    const expired = this.#tables.listExpired(Date.now(), SWEEP_BATCH_SIZE)
+    await Promise.all(expired.map((reservation) => this.#sweep(reservation)))
+    this.#tables.deleteSettledBefore(Date.now() - SETTLED_KEPT_MS, SETTLED_PURGE_SIZE)
+    this.#armForPending()
+  }
+
+  #admit(request: AdmitRequest, nowMs: number, expiresAtMs: number): AdmitResult {
+    const { keyHash, ...reserved } = request
+    const key = this.#findValidKey(keyHash, nowMs)
+    if (key === null) return { outcome: 'unknown_key' }
+    const account = this.#requireAccount()
+    const { requestId } = request
+    const open = this.#tables.findReservation(requestId)
+    if (open !== null && open.keyId === key.keyId)
+      return { outcome: 'admitted', limits: snapshotLimits(account, key, nowMs) }
+    if (open !== null || this.#tables.findSettledFee(requestId) !== null)
+      throw new Error(`Request id ${requestId} is used already.`)
+
+    const admission = decideAdmission(
+      {
+        account,
+        accountHeld: this.#tables.sumReservations(null),
+        key,
+        keyHeld: this.#tables.sumReservations(key.keyId),
+        allowedModels: key.models,
+      },
+      request,
+      nowMs,
+    )
+    if (admission.outcome !== 'admitted') return admission
+    this.#tables.updateAccountMeter(admission.account)
+    this.#tables.updateKeyMeter(key.keyId, admission.key)
+    this.#tables.insertReservation({
+      ...reserved,
+      keyId: key.keyId,
+      admittedAtMs: nowMs,
+      expiresAtMs,
+      sweepFailureCount: 0,
+    })
+    return { outcome: 'admitted', limits: admission.limits }
+  }
+
+  #settle(settlement: Settlement, nowMs: number): SettleResult {
+    const { requestId } = settlement
+    const reservation = this.#tables.findReservation(requestId)
+    if (reservation === null) {
+      const feeMicroUsd = this.#tables.findSettledFee(requestId)
+      if (feeMicroUsd === null) return { outcome: 'unknown_request' }
+      return { outcome: 'already_settled', feeMicroUsd }
+    }
+    const account = this.#requireAccount()
+    const key = this.#tables.findKeyById(reservation.keyId)
+    if (key === null) throw new Error(`Reservation ${requestId} has no key.`)
+
+    const { record, unusedTokenCount, forgoneMicroUsd } = priceSettlement(reservation, settlement, {
+      accountId: account.accountId,
+      accountSalt: account.salt,
+      contentSalt: createSalt(),
+      payees: this.#config.PAYEES,
+      nowMs,
+    })
+    const { feeMicroUsd } = record
+    const settled = { feeMicroUsd, unusedTokenCount }
+    this.#tables.updateAccountMeter(settleMeter(account, settled, nowMs))
+    this.#tables.updateKeyMeter(key.keyId, settleMeter(key, settled, nowMs))
+    this.#tables.deleteReservation(requestId)
+    this.#tables.insertSettled(requestId, feeMicroUsd, nowMs)
+    this.#tables.appendOutbox({ kind: 'usage', record })
+    if (forgoneMicroUsd > 0) this.#tables.incrementCounter('clamped')
+    return { outcome: 'settled', feeMicroUsd }
+  }
+
+  async #flush(): Promise<void> {
+    const { entries, lastSequence } = this.#tables.readOutbox(FLUSH_BATCH_SIZE)
+    try {
+      await writeLedger(this.env.DB, entries)
+    } catch (error) {
+      this.#lastAlarmError = String(error)
+      this.#flushFailureCount += 1
+      this.#flushNotBeforeMs = Date.now() + backoffMs(this.#flushFailureCount)
+      return
+    }
+    this.#tables.deleteOutboxThrough(lastSequence)
+    this.#lastAlarmError = null
+    this.#flushFailureCount = 0
+  }
+
+  /** The owner may settle at any moment while the backend is asked; whoever is first counts. */
+  async #sweep(reservation: Reservation): Promise<void> {
+    const { requestId, backendId, sweepFailureCount } = reservation
+    const backend = this.#config.BACKENDS.find(({ id }) => id === backendId)
+    const answer =
+      backend === undefined
+        ? ({ outcome: 'unknown' } as const)
+        : await fetchRequestReport(backend, requestId)
+    try {
+      this.#carryOut(planSweep(reservation, answer), reservation)
+    } catch (error) {
+      // One reservation that cannot be settled must not hold up the others, nor the outbox.
+      this.#lastAlarmError = String(error)
+      this.#postpone(requestId, sweepFailureCount + 1)
+    }
+  }
+
+  #carryOut(plan: SweepPlan, { requestId, sweepFailureCount }: Reservation): void {
+    switch (plan.action) {
+      case 'extend':
+        this.#postpone(requestId, 0)
+        return
+      case 'retry':
+        this.#postpone(requestId, sweepFailureCount + 1)
+        return
+      case 'settle':
+      case 'release':
+        this.#transact(() => {
+          const { outcome } = this.#settle(plan.settlement, Date.now())
+          if (outcome === 'settled')
+            this.#tables.incrementCounter(plan.action === 'settle' ? 'swept' : 'released')
+        })
+    }
+  }
+
+  /** False when there is no such reservation. */
+  #postpone(requestId: string, sweepFailureCount: number): boolean {
+    const expiresAtMs = Date.now() + this.#config.RESERVATION_TTL_MS
+    return this.#tables.postponeExpiry(requestId, expiresAtMs, sweepFailureCount)
+  }
+
+  get #config(): Config {
+    return parseConfig(this.env)
+  }
+
+  #transact<T>(closure: () => T): T {
+    return this.ctx.storage.transactionSync(closure)
+  }
+
+  /** Sets the alarm, unless it fires sooner anyway. */
+  #armAlarm(atMs: number): void {
+    if (this.#alarmAtMs !== null && this.#alarmAtMs <= atMs) return
+    this.#alarmAtMs = atMs
+    void this.ctx.storage.setAlarm(atMs)
+  }
+
+  #armFlush(nowMs: number): void {
+    this.#armAlarm(Math.max(nowMs + FLUSH_DELAY_MS, this.#flushNotBeforeMs))
+  }
+
+  #armForPending(): void {
+    const { outboxCount, nextExpiryMs, firstSettledAtMs } = this.#tables.describePending()
+    if (outboxCount > 0) this.#armFlush(Date.now())
+    if (nextExpiryMs !== null) this.#armAlarm(nextExpiryMs)
+    if (firstSettledAtMs !== null)
+      this.#armAlarm(firstSettledAtMs + SETTLED_KEPT_MS + SETTLED_PURGE_INTERVAL_MS)
+  }
+
+  #findValidKey(keyHash: string, nowMs: number): KeyRow | null {
+    const key = this.#tables.findKeyByHash(keyHash)
+    if (key === null || key.revokedAtMs !== null) return null
+    return key.expiresAtMs !== null && key.expiresAtMs <= nowMs ? null : key
+  }
+
+  #insertAccount(settings: AccountSettings): void {
+    const accountId = this.ctx.id.name
+    if (accountId === undefined) throw new Error('An account object is reached by its name.')
+    const nowMs = Date.now()
+    const meter = createMeter(settings, nowMs)
+    this.#tables.insertAccount({ accountId, salt: createSalt(), createdAtMs: nowMs, ...meter })
+  }
+
+  #requireAccount(): AccountRow {
+    const account = this.#tables.findAccount()
+    if (account === null) throw new Error('The account was never configured.')
+    return account
+  }
+
+  #mirrorKey(accountId: string, keyId: string): void {
+    const key = this.#tables.findKeyById(keyId)
+    if (key === null) throw new Error(`There is no key ${keyId}.`)
+    const { name, start, createdAtMs, revokedAtMs } = key
+    const mirror = { id: keyId, accountId, name, start, createdAtMs, revokedAtMs }
+    this.#tables.appendOutbox({ kind: 'key', key: mirror })
+  }
+
+  #summarise(key: KeyRow): KeySummary {
+    const { keyId, name, start, createdAtMs, expiresAtMs, revokedAtMs, models } = key
+    const budget = budgetOf(key, this.#tables.sumReservations(keyId))
+    return { keyId, name, start, createdAtMs, expiresAtMs, revokedAtMs, models, budget }
+  }
+
+  #describe(account: AccountRow): AccountDescription {
+    const held = this.#tables.sumReservations(null)
+    const { accountId, createdAtMs, salt } = account
+    const { requestsPerMinute, tokensPerMinute, maxConcurrentRequests, budgetMicroUsd } = account
+    return {
+      accountId,
+      createdAtMs,
+      salt,
+      settings: { requestsPerMinute, tokensPerMinute, maxConcurrentRequests, budgetMicroUsd },
+      budget: budgetOf(account, held),
+      openReservationCount: held.openCount,
+      outboxCount: this.#tables.describePending().outboxCount,
+      lastAlarmError: this.#lastAlarmError,
+      counters: this.#tables.readCounters(),
+    }
+  }
+}
+
+/** Doubles with each failure up to a minute; up to half of it is left out by chance. */
+function backoffMs(failureCount: number): number {
+  const wholeMs = Math.min(FLUSH_BACKOFF_MS.most, FLUSH_BACKOFF_MS.first * 2 ** (failureCount - 1))
+  return Math.ceil(wholeMs * (1 - Math.random() / 2))
+}

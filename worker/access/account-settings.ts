@@ -1,0 +1,33 @@
+import { z } from 'zod'
+import { MAX_LIMIT_PER_MINUTE } from './token-bucket.ts'
+
+const rateSchema = z.int().min(1).max(MAX_LIMIT_PER_MINUTE)
+const concurrencySchema = z.int().min(1).max(10_000)
+const budgetSchema = z.int().min(0).nullable()
+
+/** What holds for all keys of an account together. */
+export const accountSettingsSchema = z.strictObject({
+  requestsPerMinute: rateSchema.default(3_000),
+  /** Counts the worst case at admission; what was not used is put back at settlement. */
+  tokensPerMinute: rateSchema.default(20_000_000),
+  maxConcurrentRequests: concurrencySchema.default(256),
+  /** What may ever be spent. Null: no limit. Lowering it below what is spent admits nothing more. */
+  budgetMicroUsd: budgetSchema.default(null),
+})
+
+export type AccountSettings = z.infer<typeof accountSettingsSchema>
+
+/** What holds for one key, beside the account's limits. Null: only the account's. */
+export const keySettingsSchema = z.strictObject({
+  name: z.string().min(1).max(100),
+  /** Null: the key does not expire. */
+  expiresAtMs: z.int().min(0).nullable().default(null),
+  /** The models it may use, as callers name them. Null: all. */
+  models: z.array(z.string().min(1).max(200)).max(1_000).nullable().default(null),
+  requestsPerMinute: rateSchema.nullable().default(null),
+  tokensPerMinute: rateSchema.nullable().default(null),
+  maxConcurrentRequests: concurrencySchema.nullable().default(null),
+  budgetMicroUsd: budgetSchema.default(null),
+})
+
+export type KeySettings = z.infer<typeof keySettingsSchema>

@@ -1,0 +1,336 @@
+import type { Digest } from '../../protocol/digest.ts'
+import type { LedgerEntry } from '../ledger/usage-store.ts'
+import type { AccountCounter } from './account-contract.ts'
+import type { AccountSettings } from './account-settings.ts'
+import type { Held, Meter } from './meter.ts'
+import type { Reservation } from './settlement.ts'
+
+/** The account as it is stored; one row. */
+export type AccountRow = Meter &
+  AccountSettings & {
+    readonly accountId: string
+    /** Hides the account in public leaves; 32 random bytes. */
+    readonly salt: Digest
+    readonly createdAtMs: number
+  }
+
+/** An API key as it is stored: its hash, never the key. */
+export type KeyRow = Meter & {
+  readonly keyId: string
+  readonly keyHash: string
+  readonly name: string
+  readonly start: string
+  readonly createdAtMs: number
+  readonly expiresAtMs: number | null
+  readonly revokedAtMs: number | null
+  /** Null: the key may use all. */
+  readonly models: readonly string[] | null
+}
+
+/** What waits for the alarm; times are null where nothing does. */
+export interface Pending {
+  readonly outboxCount: number
+  /** When the next reservation expires. */
+  readonly nextExpiryMs: number | null
+  /** When the oldest remembered settlement was made. */
+  readonly firstSettledAtMs: number | null
+}
+
+const METER_COLUMNS = `
+  requests_per_minute INTEGER, tokens_per_minute INTEGER, max_concurrent_requests INTEGER,
+  budget_micro_usd INTEGER, spent_micro_usd INTEGER NOT NULL,
+  request_level INTEGER NOT NULL, token_level INTEGER NOT NULL,
+  buckets_updated_at_ms INTEGER NOT NULL`
+
+const METER_FIELDS = `
+  requests_per_minute AS requestsPerMinute, tokens_per_minute AS tokensPerMinute,
+  max_concurrent_requests AS maxConcurrentRequests, budget_micro_usd AS budgetMicroUsd,
+  spent_micro_usd AS spentMicroUsd, request_level AS requestLevel, token_level AS tokenLevel,
+  buckets_updated_at_ms AS bucketsUpdatedAtMs`
+
+const METER_ASSIGNMENTS = `
+  requests_per_minute = ?, tokens_per_minute = ?, max_concurrent_requests = ?,
+  budget_micro_usd = ?, spent_micro_usd = ?, request_level = ?, token_level = ?,
+  buckets_updated_at_ms = ?`
+
+function meterValues(meter: Meter) {
+  return [
+    meter.requestsPerMinute,
+    meter.tokensPerMinute,
+    meter.maxConcurrentRequests,
+    meter.budgetMicroUsd,
+    meter.spentMicroUsd,
+    meter.requestLevel,
+    meter.tokenLevel,
+    meter.bucketsUpdatedAtMs,
+  ]
+}
+
+const KEY_FIELDS = `
+  key_id AS keyId, key_hash AS keyHash, name, start, created_at_ms AS createdAtMs,
+  expires_at_ms AS expiresAtMs, revoked_at_ms AS revokedAtMs, models, ${METER_FIELDS}`
+
+/**
+ * The tables of an account object (docs/storage-schema.md). Every method is synchronous, so that
+ * several in a row are one transaction.
+ */
+export class AccountTables {
+  readonly #sql: SqlStorage
+
+  constructor(sql: SqlStorage) {
+    this.#sql = sql
+  }
+
+  create(): void {
+    this.#sql.exec(`
+      CREATE TABLE IF NOT EXISTS account (
+        account_id TEXT PRIMARY KEY, salt TEXT NOT NULL, created_at_ms INTEGER NOT NULL,
+        ${METER_COLUMNS}
+      ) WITHOUT ROWID;
+      CREATE TABLE IF NOT EXISTS keys (
+        key_id TEXT PRIMARY KEY, key_hash TEXT NOT NULL UNIQUE, name TEXT NOT NULL,
+        start TEXT NOT NULL, created_at_ms INTEGER NOT NULL, expires_at_ms INTEGER,
+        revoked_at_ms INTEGER, models TEXT, ${METER_COLUMNS}
+      ) WITHOUT ROWID;
+      CREATE TABLE IF NOT EXISTS reservations (
+        request_id TEXT PRIMARY KEY, key_id TEXT NOT NULL, reserved_micro_usd INTEGER NOT NULL,
+        expires_at_ms INTEGER NOT NULL, sweep_failure_count INTEGER NOT NULL, body TEXT NOT NULL
+      ) WITHOUT ROWID;
+      CREATE TABLE IF NOT EXISTS settled (
+        sequence INTEGER PRIMARY KEY, request_id TEXT NOT NULL UNIQUE,
+        fee_micro_usd INTEGER NOT NULL, settled_at_ms INTEGER NOT NULL
+      );
+      CREATE TABLE IF NOT EXISTS outbox (sequence INTEGER PRIMARY KEY, entry TEXT NOT NULL);
+      CREATE TABLE IF NOT EXISTS counters (
+        name TEXT PRIMARY KEY, count INTEGER NOT NULL
+      ) WITHOUT ROWID;
+    `)
+  }
+
+  findAccount(): AccountRow | null {
+    const [row] = this.#all<AccountRow>(
+      `SELECT account_id AS accountId, salt, created_at_ms AS createdAtMs, ${METER_FIELDS}
+       FROM account`,
+    )
+    return row ?? null
+  }
+
+  insertAccount(account: AccountRow): void {
+    this.#sql.exec(
+      `INSERT INTO account VALUES (?, ?, ?, ${placeholders(8)})`,
+      account.accountId,
+      account.salt,
+      account.createdAtMs,
+      ...meterValues(account),
+    )
+  }
+
+  updateAccountMeter(meter: Meter): void {
+    this.#sql.exec(`UPDATE account SET ${METER_ASSIGNMENTS}`, ...meterValues(meter))
+  }
+
+  findKeyByHash(keyHash: string): KeyRow | null {
+    return this.#findKey('key_hash', keyHash)
+  }
+
+  findKeyById(keyId: string): KeyRow | null {
+    return this.#findKey('key_id', keyId)
+  }
+
+  #findKey(column: 'key_hash' | 'key_id', value: string): KeyRow | null {
+    const query = `SELECT ${KEY_FIELDS} FROM keys WHERE ${column} = ?`
+    const [row] = this.#all<StoredKeyRow>(query, value)
+    return row === undefined ? null : readKeyRow(row)
+  }
+
+  listKeys(): readonly KeyRow[] {
+    const query = `SELECT ${KEY_FIELDS} FROM keys ORDER BY created_at_ms, key_id`
+    return this.#all<StoredKeyRow>(query).map(readKeyRow)
+  }
+
+  insertKey(key: KeyRow): void {
+    this.#sql.exec(
+      `INSERT INTO keys VALUES (?, ?, ?, ?, ?, ?, ?, ?, ${placeholders(8)})`,
+      key.keyId,
+      key.keyHash,
+      key.name,
+      key.start,
+      key.createdAtMs,
+      key.expiresAtMs,
+      key.revokedAtMs,
+      key.models === null ? null : JSON.stringify(key.models),
+      ...meterValues(key),
+    )
+  }
+
+  revokeKey(keyId: string, revokedAtMs: number): void {
+    this.#sql.exec('UPDATE keys SET revoked_at_ms = ? WHERE key_id = ?', revokedAtMs, keyId)
+  }
+
+  updateKeyMeter(keyId: string, meter: Meter): void {
+    this.#sql.exec(
+      `UPDATE keys SET ${METER_ASSIGNMENTS} WHERE key_id = ?`,
+      ...meterValues(meter),
+      keyId,
+    )
+  }
+
+  /** What the open reservations hold: of one key, or of all. */
+  sumReservations(keyId: string | null): Held {
+    return this.#one<Held>(
+      `SELECT count(*) AS openCount, coalesce(sum(reserved_micro_usd), 0) AS reservedMicroUsd
+       FROM reservations WHERE ?1 IS NULL OR key_id = ?1`,
+      keyId,
+    )
+  }
+
+  insertReservation(reservation: Reservation): void {
+    const { requestId, keyId, worstCaseMicroUsd, expiresAtMs, sweepFailureCount, ...body } =
+      reservation
+    this.#sql.exec(
+      'INSERT INTO reservations VALUES (?, ?, ?, ?, ?, ?)',
+      requestId,
+      keyId,
+      worstCaseMicroUsd,
+      expiresAtMs,
+      sweepFailureCount,
+      JSON.stringify(body),
+    )
+  }
+
+  findReservation(requestId: string): Reservation | null {
+    const query = `SELECT ${RESERVATION_FIELDS} FROM reservations WHERE request_id = ?`
+    const [row] = this.#all<StoredReservation>(query, requestId)
+    return row === undefined ? null : readReservation(row)
+  }
+
+  /** Those that expired, the oldest first. */
+  listExpired(nowMs: number, limit: number): readonly Reservation[] {
+    const query = `SELECT ${RESERVATION_FIELDS} FROM reservations
+      WHERE expires_at_ms <= ? ORDER BY expires_at_ms LIMIT ?`
+    return this.#all<StoredReservation>(query, nowMs, limit).map(readReservation)
+  }
+
+  /** False when there is no such reservation (any more). */
+  postponeExpiry(requestId: string, expiresAtMs: number, sweepFailureCount: number): boolean {
+    const cursor = this.#sql.exec(
+      'UPDATE reservations SET expires_at_ms = ?, sweep_failure_count = ? WHERE request_id = ?',
+      expiresAtMs,
+      sweepFailureCount,
+      requestId,
+    )
+    return cursor.rowsWritten > 0
+  }
+
+  deleteReservation(requestId: string): void {
+    this.#sql.exec('DELETE FROM reservations WHERE request_id = ?', requestId)
+  }
+
+  /** The fee a request was settled with; null if it was not, or longer ago than records are kept. */
+  findSettledFee(requestId: string): number | null {
+    const [row] = this.#all<{ fee: number }>(
+      'SELECT fee_micro_usd AS fee FROM settled WHERE request_id = ?',
+      requestId,
+    )
+    return row?.fee ?? null
+  }
+
+  insertSettled(requestId: string, feeMicroUsd: number, settledAtMs: number): void {
+    this.#sql.exec(
+      'INSERT INTO settled (request_id, fee_micro_usd, settled_at_ms) VALUES (?, ?, ?)',
+      requestId,
+      feeMicroUsd,
+      settledAtMs,
+    )
+  }
+
+  /** Forgets up to `limit` settlements from before a time, in the order they were made. */
+  deleteSettledBefore(settledBeforeMs: number, limit: number): void {
+    this.#sql.exec(
+      `DELETE FROM settled WHERE settled_at_ms < ?
+       AND sequence IN (SELECT sequence FROM settled ORDER BY sequence LIMIT ?)`,
+      settledBeforeMs,
+      limit,
+    )
+  }
+
+  appendOutbox(entry: LedgerEntry): void {
+    this.#sql.exec('INSERT INTO outbox (entry) VALUES (?)', JSON.stringify(entry))
+  }
+
+  /** The oldest entries, and the sequence number of the last of them. */
+  readOutbox(limit: number): { entries: readonly LedgerEntry[]; lastSequence: number } {
+    const rows = this.#all<{ sequence: number; entry: string }>(
+      'SELECT sequence, entry FROM outbox ORDER BY sequence LIMIT ?',
+      limit,
+    )
+    return {
+      entries: rows.map((row) => JSON.parse(row.entry) as LedgerEntry), // written by appendOutbox
+      lastSequence: rows.at(-1)?.sequence ?? 0,
+    }
+  }
+
+  deleteOutboxThrough(sequence: number): void {
+    this.#sql.exec('DELETE FROM outbox WHERE sequence <= ?', sequence)
+  }
+
+  describePending(): Pending {
+    return this.#one<Pending>(
+      `SELECT (SELECT count(*) FROM outbox) AS outboxCount,
+        (SELECT min(expires_at_ms) FROM reservations) AS nextExpiryMs,
+        (SELECT settled_at_ms FROM settled ORDER BY sequence LIMIT 1) AS firstSettledAtMs`,
+    )
+  }
+
+  incrementCounter(name: AccountCounter): void {
+    this.#sql.exec(
+      'INSERT INTO counters VALUES (?, 1) ON CONFLICT (name) DO UPDATE SET count = count + 1',
+      name,
+    )
+  }
+
+  readCounters(): Readonly<Record<AccountCounter, number>> {
+    const rows = this.#all<{ name: AccountCounter; count: number }>(
+      'SELECT name, count FROM counters',
+    )
+    return {
+      swept: 0,
+      released: 0,
+      clamped: 0,
+      ...Object.fromEntries(rows.map((row) => [row.name, row.count])),
+    }
+  }
+
+  /** The query must name its columns as `T` names its fields. */
+  #all<T>(query: string, ...bindings: SqlStorageValue[]): T[] {
+    return this.#sql.exec(query, ...bindings).toArray() as T[]
+  }
+
+  #one<T>(query: string, ...bindings: SqlStorageValue[]): T {
+    return this.#sql.exec(query, ...bindings).one() as T // as above
+  }
+}
+
+type StoredKeyRow = Omit<KeyRow, 'models'> & { readonly models: string | null }
+
+function readKeyRow(row: StoredKeyRow): KeyRow {
+  const models = row.models === null ? null : (JSON.parse(row.models) as string[]) // by insertKey
+  return { ...row, models }
+}
+
+const RESERVATION_FIELDS = `
+  request_id AS requestId, key_id AS keyId, reserved_micro_usd AS worstCaseMicroUsd,
+  expires_at_ms AS expiresAtMs, sweep_failure_count AS sweepFailureCount, body`
+
+type StoredReservation = Pick<
+  Reservation,
+  'requestId' | 'keyId' | 'worstCaseMicroUsd' | 'expiresAtMs' | 'sweepFailureCount'
+> & { readonly body: string }
+
+function readReservation({ body, ...columns }: StoredReservation): Reservation {
+  return { ...columns, ...JSON.parse(body) } // the rest of the fields, by insertReservation
+}
+
+function placeholders(count: number): string {
+  return Array(count).fill('?').join(', ')
+}

@@ -1,0 +1,83 @@
+import { usageLeafSchema } from '../../protocol/usage-leaf.ts'
+import type { AdmitRequest, AdmitResult } from './account-contract.ts'
+import { fitsBudget } from './budget.ts'
+import {
+  budgetOf,
+  type Held,
+  type Meter,
+  type MeterTake,
+  snapshotLimits,
+  takeFromMeter,
+} from './meter.ts'
+
+/** The stored state that an admission depends on. */
+export interface AdmissionState {
+  readonly account: Meter
+  readonly accountHeld: Held
+  readonly key: Meter
+  readonly keyHeld: Held
+  /** Null: the key may use all. */
+  readonly allowedModels: readonly string[] | null
+}
+
+type Admitted = Extract<AdmitResult, { outcome: 'admitted' }>
+
+export type Admission =
+  /** Both meters as they are after it; to be stored with the reservation in one transaction. */
+  | (Admitted & { readonly account: Meter; readonly key: Meter })
+  /** Nothing changes. */
+  | Exclude<AdmitResult, Admitted>
+
+/**
+ * Whether a request may run. Refusals that no waiting cures come first; a refused request takes
+ * nothing from any bucket. Throws a RangeError for a request that could never be recorded.
+ */
+export function decideAdmission(
+  state: AdmissionState,
+  request: AdmitRequest,
+  nowMs: number,
+): Admission {
+  requireRecordable(request)
+  if (state.allowedModels !== null && !state.allowedModels.includes(request.model))
+    return { outcome: 'model_not_allowed' }
+
+  const scopes = [
+    { scope: 'key', meter: state.key, held: state.keyHeld },
+    { scope: 'account', meter: state.account, held: state.accountHeld },
+  ] as const
+  for (const { scope, meter, held } of scopes) {
+    const { limitMicroUsd, ...used } = budgetOf(meter, held)
+    if (limitMicroUsd === null) continue
+    if (!fitsBudget({ limitMicroUsd, ...used }, request.worstCaseMicroUsd))
+      return { outcome: 'over_budget', scope, limitMicroUsd, ...used }
+  }
+  for (const { meter, held } of scopes) {
+    const limit = meter.maxConcurrentRequests
+    if (limit !== null && held.openCount >= limit) return { outcome: 'too_many_at_once', limit }
+  }
+
+  const key = takeFromMeter(state.key, request.worstCaseTokenCount, nowMs)
+  if (key.outcome === 'refused') return rateLimited(state, key, nowMs)
+  const account = takeFromMeter(state.account, request.worstCaseTokenCount, nowMs)
+  if (account.outcome === 'refused') return rateLimited(state, account, nowMs)
+  const limits = snapshotLimits(account.meter, key.meter, nowMs)
+  return { outcome: 'admitted', limits, account: account.meter, key: key.meter }
+}
+
+function rateLimited(
+  { account, key }: AdmissionState,
+  { what, retryAfterMs }: Extract<MeterTake, { outcome: 'refused' }>,
+  nowMs: number,
+): Admission {
+  const limits = snapshotLimits(account, key, nowMs)
+  return { outcome: 'rate_limited', what, retryAfterMs, limits }
+}
+
+function requireRecordable({ requestId, worstCaseMicroUsd, worstCaseTokenCount }: AdmitRequest) {
+  if (!usageLeafSchema.shape.requestId.safeParse(requestId).success)
+    throw new RangeError(`${requestId} is no request id.`)
+  for (const [name, value] of Object.entries({ worstCaseMicroUsd, worstCaseTokenCount })) {
+    if (!Number.isSafeInteger(value) || value < 0)
+      throw new RangeError(`${name} of ${requestId} is ${value}.`)
+  }
+}

@@ -1,0 +1,101 @@
+import { type Address, type Digest, ZERO_DIGEST } from '../../protocol/digest.ts'
+import { SPLIT_RULES, splitFee } from '../../protocol/fee-split.ts'
+import { commitAccount } from '../../protocol/usage-leaf.ts'
+import type { UsageRecord } from '../ledger/usage-record.ts'
+import type { AdmitRequest, Settlement } from './account-contract.ts'
+import { priceUsage } from './pricing.ts'
+
+/** What an admitted request holds until it is settled. */
+export interface Reservation extends Omit<AdmitRequest, 'keyHash'> {
+  readonly keyId: string
+  readonly admittedAtMs: number
+  /** When the sweep begins to ask what became of it. */
+  readonly expiresAtMs: number
+  /** How often in a row its backend could not be asked. */
+  readonly sweepFailureCount: number
+}
+
+export interface SettlementContext {
+  readonly accountId: string
+  readonly accountSalt: Digest
+  /** 32 fresh random bytes. */
+  readonly contentSalt: Digest
+  readonly payees: {
+    readonly platform: Address
+    readonly backend: Address
+    readonly modelOwner: Address
+  }
+  readonly nowMs: number
+}
+
+export interface PricedSettlement {
+  readonly record: UsageRecord
+  /** Of the worst case that was taken from the buckets. */
+  readonly unusedTokenCount: number
+  /** What the usage would have cost beyond its reservation. Not billed: a budget is never exceeded. */
+  readonly forgoneMicroUsd: number
+}
+
+/**
+ * The complete record of a request that ended: priced by the version it was admitted with, split
+ * by its rule. A backend that failed before the first token is owed nothing. Throws a RangeError
+ * that names the count when a backend reports what a usage leaf cannot hold.
+ */
+export function priceSettlement(
+  reservation: Reservation,
+  settlement: Settlement,
+  context: SettlementContext,
+): PricedSettlement {
+  const counts = billedCounts(settlement)
+  const costMicroUsd = priceUsage(reservation.price, counts)
+  const feeMicroUsd = Math.min(costMicroUsd, reservation.worstCaseMicroUsd)
+  const rule = SPLIT_RULES[reservation.splitVersion]
+  if (rule === undefined) throw new RangeError(`No split rule ${reservation.splitVersion}.`)
+  const credits = splitFee({
+    feeMicroUsd,
+    rule,
+    payees: { ...context.payees, adapterOwner: settlement.adapterOwner },
+    contributors: settlement.contributors,
+  })
+  const usedTokenCount = counts.promptTokens + counts.completionTokens
+  return {
+    record: {
+      requestId: reservation.requestId,
+      accountId: context.accountId,
+      keyId: reservation.keyId,
+      endpoint: reservation.endpoint,
+      model: reservation.model,
+      backendId: reservation.backendId,
+      outcome: settlement.outcome,
+      admittedAtMs: reservation.admittedAtMs,
+      completedAtMs: context.nowMs,
+      ...counts,
+      feeMicroUsd,
+      priceVersion: reservation.price.version,
+      splitVersion: rule.version,
+      modelDigest: settlement.modelDigest,
+      adapterDigest: settlement.adapterDigest,
+      attributionDigest: settlement.attributionDigest,
+      credits,
+      accountCommitment: commitAccount(context.accountId, context.accountSalt),
+      contentSalt: context.contentSalt,
+      promptHash: settlement.promptHash,
+      outputHash: settlement.outputHash,
+      sketchHash: ZERO_DIGEST,
+    },
+    unusedTokenCount: Math.max(0, reservation.worstCaseTokenCount - usedTokenCount),
+    forgoneMicroUsd: costMicroUsd - feeMicroUsd,
+  }
+}
+
+function billedCounts(settlement: Settlement) {
+  const { promptTokens, cachedTokens, completionTokens } = settlement
+  for (const [name, count] of Object.entries({ promptTokens, cachedTokens, completionTokens })) {
+    // A leaf holds counts as uint32.
+    if (!Number.isInteger(count) || count < 0 || count > 0xffff_ffff)
+      throw new RangeError(`${name} of ${settlement.requestId} is ${count}.`)
+  }
+  if (settlement.outcome === 'upstream_failed' && completionTokens === 0)
+    return { promptTokens: 0, cachedTokens: 0, completionTokens: 0 }
+  return { promptTokens, cachedTokens: Math.min(cachedTokens, promptTokens), completionTokens }
+}

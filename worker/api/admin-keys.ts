@@ -1,0 +1,60 @@
+import { z } from 'zod'
+import { type KeySettings, keySettingsSchema } from '../access/account-settings.ts'
+import { ApiError } from '../errors.ts'
+import { requireAccount } from './account-parameter.ts'
+import type { AppContext } from './app-context.ts'
+import { composeKeyBody } from './key.ts'
+import { parseRequest } from './parse-request.ts'
+import { readJsonBody } from './read-json-body.ts'
+
+const settings = keySettingsSchema.shape
+
+/** A key's settings as the API spells them. */
+const keyBodySchema = z
+  .strictObject({
+    name: settings.name,
+    expires_at_ms: settings.expiresAtMs,
+    models: settings.models,
+    requests_per_minute: settings.requestsPerMinute,
+    tokens_per_minute: settings.tokensPerMinute,
+    max_concurrent_requests: settings.maxConcurrentRequests,
+    budget_micro_usd: settings.budgetMicroUsd,
+  })
+  .transform(
+    (body): KeySettings => ({
+      name: body.name,
+      expiresAtMs: body.expires_at_ms,
+      models: body.models,
+      requestsPerMinute: body.requests_per_minute,
+      tokensPerMinute: body.tokens_per_minute,
+      maxConcurrentRequests: body.max_concurrent_requests,
+      budgetMicroUsd: body.budget_micro_usd,
+    }),
+  )
+
+/** `POST /admin/v1/accounts/{id}/keys`: a new API key, which is shown this once. */
+export async function createKey(c: AppContext): Promise<Response> {
+  const body = await readJsonBody(c.req.raw, c.var.services.config.MAX_BODY_BYTES)
+  const keySettings = parseRequest(keyBodySchema, body.value)
+  const { accountId } = await requireAccount(c)
+  const created = await c.var.services.account(accountId).createKey(keySettings)
+  if (created.outcome === 'unknown_account') throw new Error(`${accountId} is unknown to itself.`)
+  const { keyId, key, start } = created
+  return c.json({ id: keyId, object: 'api_key', account_id: accountId, start, api_key: key }, 201)
+}
+
+/** `GET /admin/v1/accounts/{id}/keys`: all keys, revoked ones too. */
+export async function listKeys(c: AppContext): Promise<Response> {
+  const { accountId } = await requireAccount(c)
+  const keys = await c.var.services.account(accountId).listKeys()
+  return c.json({ object: 'list', data: keys.map(composeKeyBody) })
+}
+
+/** `DELETE /admin/v1/accounts/{id}/keys/{key id}`: refused from the next request on. */
+export async function revokeKey(c: AppContext): Promise<Response> {
+  const { accountId } = await requireAccount(c)
+  const keyId = c.req.param('keyId') ?? ''
+  const isKnown = await c.var.services.account(accountId).revokeKey(keyId)
+  if (!isKnown) throw new ApiError('not_found', { message: 'The account has no such key.' })
+  return c.json({ id: keyId, object: 'api_key', deleted: true })
+}

@@ -1,0 +1,43 @@
+import { z } from 'zod'
+import { boundPromptTokens, type GenerationRequest } from '../dispatch/generation-request.ts'
+import type { AppContext } from './app-context.ts'
+import { generationFields, MAX_TOKEN_COUNT } from './generation-schema.ts'
+import { parseRequest } from './parse-request.ts'
+import { type JsonBody, readJsonBody } from './read-json-body.ts'
+import { serveGeneration } from './serve-generation.ts'
+
+const messageSchema = z.looseObject({
+  role: z.enum(['system', 'developer', 'user', 'assistant', 'tool', 'function']),
+  content: z.union([z.string(), z.array(z.looseObject({ type: z.string() }))]).nullish(),
+})
+
+const chatRequestSchema = z.looseObject({
+  ...generationFields,
+  messages: z.array(messageSchema).min(1).max(10_000),
+  max_tokens: z.int().min(1).max(MAX_TOKEN_COUNT).nullish(),
+  max_completion_tokens: z.int().min(1).max(MAX_TOKEN_COUNT).nullish(),
+})
+
+/** `POST /v1/chat/completions`. */
+export async function createChatCompletion(c: AppContext): Promise<Response> {
+  const body = await readJsonBody(c.req.raw, c.var.services.config.MAX_BODY_BYTES)
+  return serveGeneration(c, parseChatRequest(body))
+}
+
+function parseChatRequest({ value, bytes }: JsonBody): GenerationRequest {
+  const chat = parseRequest(chatRequestSchema, value)
+  const choiceCount = chat.n ?? 1
+  return {
+    endpoint: 'chat.completions',
+    model: chat.model,
+    isStream: chat.stream ?? false,
+    wantsUsage: chat.stream_options?.include_usage ?? false,
+    wantsAttribution: chat.tallygate?.attribution ?? false,
+    choiceCount,
+    computedChoiceCount: choiceCount,
+    maxCompletionTokens: chat.max_completion_tokens ?? chat.max_tokens ?? null,
+    promptTokenBound: boundPromptTokens(bytes.length, chat.messages.length),
+    body: value,
+    bodyBytes: bytes,
+  }
+}

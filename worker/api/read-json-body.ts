@@ -1,0 +1,94 @@
+import { isJsonObject, type JsonObject } from '../dispatch/answer-parts.ts'
+import { ApiError } from '../errors.ts'
+
+export interface JsonBody {
+  readonly value: JsonObject
+  /** As they came. */
+  readonly bytes: Uint8Array
+}
+
+/** Deeper bodies serve no request and overflow the stack of whoever writes them out again. */
+const MAX_DEPTH = 64
+
+/**
+ * What is somewhat too large is read on and thrown away: a client that is cut off while it sends
+ * reports a broken connection instead of our answer.
+ */
+const READ_ON_FACTOR = 4
+
+/** The request's JSON object. Throws an ApiError for any other body; keeps no more than the limit. */
+export async function readJsonBody(request: Request, maxSizeBytes: number): Promise<JsonBody> {
+  const contentType = request.headers.get('content-type') ?? ''
+  if (!/^application\/(json|[\w.-]+\+json)\s*(;|$)/i.test(contentType)) {
+    throw new ApiError('unsupported_media_type')
+  }
+  const bytes = await readBytes(request, maxSizeBytes)
+  const value = parseJson(bytes)
+  if (!isJsonObject(value)) {
+    throw new ApiError('invalid_request', { message: 'The body must be a JSON object.' })
+  }
+  if (isDeeperThan(value, MAX_DEPTH)) {
+    throw new ApiError('invalid_request', {
+      message: `The body is nested more than ${MAX_DEPTH} levels deep.`,
+    })
+  }
+  return { value, bytes }
+}
+
+async function readBytes(request: Request, maxSizeBytes: number): Promise<Uint8Array> {
+  const tooLarge = () =>
+    new ApiError('request_too_large', {
+      message: `The body is larger than ${maxSizeBytes} bytes.`,
+    })
+  const mostReadBytes = maxSizeBytes * READ_ON_FACTOR
+  if (Number(request.headers.get('content-length') ?? 0) > mostReadBytes) throw tooLarge()
+  const chunks: Uint8Array[] = []
+  let sizeBytes = 0
+  for await (const chunk of request.body ?? []) {
+    sizeBytes += chunk.length
+    if (sizeBytes > mostReadBytes) break
+    if (sizeBytes <= maxSizeBytes) chunks.push(chunk)
+  }
+  if (sizeBytes > maxSizeBytes) throw tooLarge()
+  const [only] = chunks
+  if (only !== undefined && chunks.length === 1) return only
+  const bytes = new Uint8Array(sizeBytes)
+  let offset = 0
+  for (const chunk of chunks) {
+    bytes.set(chunk, offset)
+    offset += chunk.length
+  }
+  return bytes
+}
+
+/** What the parsers throw is dropped: their messages quote the input, which no log may hold. */
+function parseJson(bytes: Uint8Array): unknown {
+  const text = decodeUtf8(bytes)
+  if (text === null) throw new ApiError('invalid_json', { message: 'The body is not valid UTF-8.' })
+  const value = tryParse(text)
+  if (value === undefined) throw new ApiError('invalid_json')
+  return value
+}
+
+function decodeUtf8(bytes: Uint8Array): string | null {
+  try {
+    return new TextDecoder('utf-8', { fatal: true, ignoreBOM: false }).decode(bytes)
+  } catch {
+    return null
+  }
+}
+
+/** Undefined for what is no JSON. */
+function tryParse(text: string): unknown {
+  try {
+    return JSON.parse(text)
+  } catch {
+    return undefined
+  }
+}
+
+function isDeeperThan(value: unknown, levelCount: number): boolean {
+  if (typeof value !== 'object' || value === null) return false
+  if (levelCount === 0) return true
+  return Object.values(value).some((child) => isDeeperThan(child, levelCount - 1))
+}

@@ -1,0 +1,31 @@
+import { ApiError, composeErrorBody, ERRORS } from '../errors.ts'
+import { createLog, describeError } from '../log.ts'
+import type { AppContext } from './app-context.ts'
+
+const log = createLog()
+
+/**
+ * The one place where an error becomes an answer. What is not an ApiError is a fault of ours: the
+ * caller gets the generic envelope and the log the detail.
+ */
+export function renderError(c: AppContext, thrown: unknown): Response {
+  const error =
+    thrown instanceof ApiError ? thrown : new ApiError('internal_error', { cause: thrown })
+  const { status } = ERRORS[error.code]
+  const isLogged = c.var.isRelayed && thrown instanceof ApiError // by the relay
+  if (status >= 500 && error.cause !== undefined && !isLogged) {
+    log('request_failed', {
+      requestId: c.var.requestId,
+      code: error.code,
+      ...describeError(error.cause),
+    })
+  }
+  const headers = c.var.answerHeaders
+  if (error.retryAfterMs !== null) {
+    headers.set('retry-after-ms', String(error.retryAfterMs))
+    headers.set('retry-after', String(Math.ceil(error.retryAfterMs / 1_000)))
+  }
+  // Official clients retry by status; a used-up budget is the same the next second.
+  if (error.code === 'budget_exceeded') headers.set('x-should-retry', 'false')
+  return c.json(composeErrorBody(error), status)
+}

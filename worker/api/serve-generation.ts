@@ -1,0 +1,96 @@
+import type { AdmitResult, LimitSnapshot } from '../access/account-contract.ts'
+import { createAccountClient } from '../dispatch/account-client.ts'
+import { admitGeneration } from '../dispatch/admit-generation.ts'
+import { findTarget } from '../dispatch/find-target.ts'
+import type { GenerationRequest } from '../dispatch/generation-request.ts'
+import { relayBody } from '../dispatch/relay-body.ts'
+import { relayStream } from '../dispatch/relay-stream.ts'
+import { ApiError } from '../errors.ts'
+import type { AppContext } from './app-context.ts'
+import { setRateHeaders } from './rate-headers.ts'
+
+/**
+ * Serves a request for text: pick a backend, admit, relay, settle. The work outlives a client that
+ * leaves, because what it used has to be settled.
+ */
+export function serveGeneration(c: AppContext, request: GenerationRequest): Promise<Response> {
+  const served = serve(c, request)
+  c.executionCtx.waitUntil(served.catch(() => {})) // the error handler answers it
+  return served
+}
+
+async function serve(c: AppContext, request: GenerationRequest): Promise<Response> {
+  const { services, caller, requestId, startedAtMs, answerHeaders } = c.var
+  const { config, log } = services
+  const waitUntil = (work: Promise<unknown>) => c.executionCtx.waitUntil(work)
+  const { target, backend } = await findTarget(services, request.model, waitUntil)
+  const account = createAccountClient({
+    createStub: () => services.account(caller.accountId),
+    renewEveryMs: config.RESERVATION_TTL_MS / 3,
+    log,
+  })
+  const admission = await admitGeneration(account, {
+    requestId,
+    request,
+    target,
+    keyHash: caller.keyHash,
+    price: config.PRICE,
+  })
+  setRateHeaders(answerHeaders, requireAdmitted(admission, answerHeaders))
+  const admittedAtMs = Date.now()
+  answerHeaders.set('server-timing', `auth;dur=${admittedAtMs - startedAtMs}`)
+  c.set('isRelayed', true)
+  const relay = request.isStream ? relayStream : relayBody
+  const response = await relay({
+    requestId,
+    accountId: caller.accountId,
+    startedAtMs,
+    request,
+    target,
+    backend,
+    account,
+    maxUpstreamSilenceMs: config.UPSTREAM_SILENCE_MS,
+    clientSignal: c.req.raw.signal,
+    waitUntil,
+    log,
+  })
+  answerHeaders.append('server-timing', `upstream;dur=${Date.now() - admittedAtMs}`)
+  return response
+}
+
+/** The limits after admission; throws the ApiError of a refusal. */
+function requireAdmitted(result: AdmitResult, answerHeaders: Headers): LimitSnapshot {
+  switch (result.outcome) {
+    case 'admitted':
+      return result.limits
+    case 'unknown_key':
+      throw new ApiError('invalid_api_key')
+    case 'model_not_allowed':
+      throw new ApiError('model_not_allowed', { param: 'model' })
+    case 'rate_limited':
+      setRateHeaders(answerHeaders, result.limits)
+      throw new ApiError('rate_limit_exceeded', {
+        message: `The limit of ${result.what} a minute is reached. Try again shortly.`,
+        retryAfterMs: result.retryAfterMs,
+      })
+    case 'too_many_at_once':
+      throw new ApiError('concurrency_exceeded', {
+        message: `No more than ${result.limit} requests may run at the same time.`,
+        retryAfterMs: CONCURRENCY_RETRY_AFTER_MS,
+      })
+    case 'over_budget':
+      throw new ApiError('budget_exceeded', { message: describeBudget(result) })
+  }
+}
+
+/** Nobody knows when a running request ends; about as long as a short answer takes. */
+const CONCURRENCY_RETRY_AFTER_MS = 1_000
+
+function describeBudget(result: Extract<AdmitResult, { outcome: 'over_budget' }>): string {
+  const usd = (microUsd: number) => `${(microUsd / 1_000_000).toFixed(6)} USD`
+  return (
+    `The ${result.scope}'s budget of ${usd(result.limitMicroUsd)} does not cover this request: ` +
+    `${usd(result.spentMicroUsd)} are spent and ${usd(result.reservedMicroUsd)} reserved by ` +
+    'running requests.'
+  )
+}

@@ -1,0 +1,102 @@
+import { z } from 'zod'
+import { findUsage, type UsageRow, usageCursorSchema } from '../ledger/usage-store.ts'
+import type { AppContext } from './app-context.ts'
+import { describeCaller } from './describe-caller.ts'
+import { parseRequest } from './parse-request.ts'
+
+const instantSchema = z.coerce.number().int().min(0).max(Number.MAX_SAFE_INTEGER)
+
+const usageQuerySchema = z.object({
+  /** Inclusive, milliseconds since 1970. */
+  from_ms: instantSchema.default(0),
+  /** Exclusive; the default is the end of time, so that what is settled now is in. */
+  to_ms: instantSchema.default(Number.MAX_SAFE_INTEGER),
+  group_by: z.enum(['key', 'model', 'day']).optional(),
+  cursor: usageCursorSchema.optional(),
+  limit: z.coerce.number().int().min(1).max(1_000).default(100),
+})
+
+/**
+ * `GET /v1/usage`: the account's settled requests, newest first, and the sums of the period. With
+ * `accept: text/csv` the page as CSV, its cursor in `x-next-cursor`.
+ */
+export async function getUsage(c: AppContext): Promise<Response> {
+  const { accountId } = await describeCaller(c)
+  const query = parseRequest(usageQuerySchema, c.req.query())
+  const page = await findUsage(c.var.services.database, {
+    accountId,
+    fromMs: query.from_ms,
+    toMs: query.to_ms,
+    group: query.group_by ?? null,
+    cursor: query.cursor ?? null,
+    limit: query.limit,
+  })
+  if (c.req.header('accept')?.includes('text/csv')) {
+    if (page.nextCursor !== null) c.var.answerHeaders.set('x-next-cursor', page.nextCursor)
+    return c.body(composeCsv(page.records), 200, { 'content-type': 'text/csv; charset=utf-8' })
+  }
+  return c.json({
+    object: 'list',
+    data: page.records.map(composeUsageBody),
+    sums: page.sums.map((sum) => ({
+      group: sum.group,
+      request_count: sum.requestCount,
+      prompt_tokens: sum.promptTokens,
+      cached_tokens: sum.cachedTokens,
+      completion_tokens: sum.completionTokens,
+      fee_micro_usd: sum.feeMicroUsd,
+    })),
+    has_more: page.nextCursor !== null,
+    next_cursor: page.nextCursor,
+  })
+}
+
+function composeUsageBody(row: UsageRow) {
+  return {
+    request_id: row.requestId,
+    key_id: row.keyId,
+    endpoint: row.endpoint,
+    model: row.model,
+    outcome: row.outcome,
+    admitted_at_ms: row.admittedAtMs,
+    completed_at_ms: row.completedAtMs,
+    prompt_tokens: row.promptTokens,
+    cached_tokens: row.cachedTokens,
+    completion_tokens: row.completionTokens,
+    fee_micro_usd: row.feeMicroUsd,
+    price_version: row.priceVersion,
+    batch_id: row.batchId,
+  }
+}
+
+const CSV_COLUMNS = [
+  'request_id',
+  'key_id',
+  'endpoint',
+  'model',
+  'outcome',
+  'admitted_at_ms',
+  'completed_at_ms',
+  'prompt_tokens',
+  'cached_tokens',
+  'completion_tokens',
+  'fee_micro_usd',
+  'price_version',
+  'batch_id',
+] as const satisfies readonly (keyof ReturnType<typeof composeUsageBody>)[]
+
+/** RFC 4180, with a header line. */
+function composeCsv(rows: readonly UsageRow[]): string {
+  const lines = rows.map((row) => {
+    const body = composeUsageBody(row)
+    return CSV_COLUMNS.map((column) => quoteCsv(body[column])).join(',')
+  })
+  return [CSV_COLUMNS.join(','), ...lines].map((line) => `${line}\r\n`).join('')
+}
+
+/** A text that a spreadsheet would run as a formula is given a quote mark before it. */
+function quoteCsv(value: string | number | null): string {
+  if (value === null) return ''
+  const text = typeof value === 'string' && /^[=+\-@\t\r]/.test(value) ? `'${value}` : `${value}`
+  return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text
+}

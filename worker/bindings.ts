@@ -1,0 +1,9 @@
+import type { AccountObject } from './access/account-object.ts'
+import type { StorageBindings } from './env.ts'
+import type { AnchorObject } from './proofs/anchor-object.ts'
+
+/** What the platform hands the Worker beside its variables, by wrangler.toml. */
+export interface Env extends StorageBindings {
+  readonly ACCOUNT: DurableObjectNamespace<AccountObject>
+  readonly ANCHOR: DurableObjectNamespace<AnchorObject>
+}

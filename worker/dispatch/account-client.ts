@@ -1,0 +1,89 @@
+import type {
+  AdmitRequest,
+  AdmitResult,
+  Settlement,
+  SettleResult,
+} from '../access/account-contract.ts'
+import { describeError, type Log } from '../log.ts'
+
+/** The calls of the hot path, as the account's object answers them. */
+export interface AccountPort {
+  readonly admit: (request: AdmitRequest) => Promise<AdmitResult>
+  readonly settle: (settlement: Settlement) => Promise<SettleResult>
+  readonly renew: (requestId: string) => Promise<boolean>
+}
+
+/** The account's side of one request. */
+export interface AccountClient {
+  /** Once admitted, the reservation is kept alive until `settle` or `abandon`. */
+  readonly admit: (request: AdmitRequest) => Promise<AdmitResult>
+  readonly settle: (settlement: Settlement) => Promise<SettleResult>
+  /** Leaves the reservation to the sweep. */
+  readonly abandon: () => void
+}
+
+export interface AccountClientOptions {
+  /** A new stub: one that has thrown may stay broken. */
+  readonly createStub: () => AccountPort
+  /** Well below the term of a reservation, milliseconds. */
+  readonly renewEveryMs: number
+  readonly log: Log
+}
+
+const ATTEMPT_COUNT = 4
+const FIRST_DELAY_MS = 25
+
+/**
+ * Calls an account's object, and again after a failure: its calls are idempotent by request id.
+ * Throws the last failure.
+ */
+export function createAccountClient(options: AccountClientOptions): AccountClient {
+  const { createStub, log } = options
+  let renewal: ReturnType<typeof setInterval> | null = null
+
+  async function callWithRetries<T>(
+    requestId: string,
+    call: (stub: AccountPort) => Promise<T>,
+  ): Promise<T> {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return await call(createStub())
+      } catch (error) {
+        log('account_call_failed', { requestId, attempt, ...describeError(error) })
+        if (attempt === ATTEMPT_COUNT) throw error
+        const delayMs = FIRST_DELAY_MS * 4 ** (attempt - 1) * (0.5 + Math.random())
+        await new Promise((resolve) => setTimeout(resolve, delayMs))
+      }
+    }
+  }
+
+  async function renew(requestId: string): Promise<void> {
+    try {
+      await createStub().renew(requestId)
+    } catch (error) {
+      log('account_call_failed', { requestId, ...describeError(error) })
+    }
+  }
+
+  const abandon = () => {
+    if (renewal !== null) clearInterval(renewal)
+  }
+
+  return {
+    abandon,
+    admit: async (request) => {
+      const result = await callWithRetries(request.requestId, (stub) => stub.admit(request))
+      if (result.outcome === 'admitted') {
+        renewal = setInterval(() => void renew(request.requestId), options.renewEveryMs)
+      }
+      return result
+    },
+    settle: async (settlement) => {
+      try {
+        return await callWithRetries(settlement.requestId, (stub) => stub.settle(settlement))
+      } finally {
+        abandon()
+      }
+    },
+  }
+}

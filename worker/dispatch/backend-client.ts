@@ -1,0 +1,123 @@
+import {
+  type BackendModel,
+  backendModelsSchema,
+  REQUEST_ID_HEADER,
+  TENANT_HEADER,
+} from '../../protocol/backend.ts'
+import type { Config } from '../env.ts'
+import { ApiError, ERRORS, type ErrorCode } from '../errors.ts'
+import { isJsonObject, parseJsonObject } from './answer-parts.ts'
+import type { GenerationRequest } from './generation-request.ts'
+
+export type BackendAddress = Config['BACKENDS'][number]
+
+export interface GenerationCall {
+  readonly requestId: string
+  readonly accountId: string
+  readonly endpoint: GenerationRequest['endpoint']
+  readonly body: Uint8Array | string
+  readonly signal: AbortSignal
+}
+
+const PATHS = { 'chat.completions': '/v1/chat/completions', completions: '/v1/completions' }
+
+/** How long a backend may take to list its models. */
+const LOOKUP_TIMEOUT_MS = 2_000
+
+/**
+ * Sends a request for text. Resolves with a 2xx response whose body has not been read; throws an
+ * ApiError that says what the caller may know. When the signal ends the call, what is thrown is
+ * of no meaning: whoever aborted knows why.
+ */
+export async function sendGeneration(
+  backend: BackendAddress,
+  call: GenerationCall,
+): Promise<Response> {
+  let response: Response
+  try {
+    response = await fetch(locate(backend, PATHS[call.endpoint]), {
+      method: 'POST',
+      headers: {
+        'content-type': 'application/json',
+        [REQUEST_ID_HEADER]: call.requestId,
+        [TENANT_HEADER]: call.accountId,
+        ...authorize(backend),
+      },
+      body: call.body,
+      redirect: 'manual',
+      signal: call.signal,
+    })
+  } catch (error) {
+    throw new ApiError('no_backend', { cause: error })
+  }
+  if (response.ok) return response
+  throw await readUpstreamError(response)
+}
+
+/** What a backend lists as its models. Throws when it does not answer, or not as agreed. */
+export async function fetchModels(backend: BackendAddress): Promise<readonly BackendModel[]> {
+  const response = await fetch(locate(backend, '/v1/models'), {
+    headers: authorize(backend),
+    redirect: 'manual',
+    signal: AbortSignal.timeout(LOOKUP_TIMEOUT_MS),
+  })
+  if (!response.ok) throw new Error(`The models list came with status ${response.status}.`)
+  return backendModelsSchema.parse(await response.json()).data
+}
+
+function locate(backend: BackendAddress, path: string): string {
+  return `${backend.url.replace(/\/$/, '')}${path}`
+}
+
+function authorize(backend: BackendAddress): Record<string, string> {
+  return backend.token === undefined ? {} : { authorization: `Bearer ${backend.token}` }
+}
+
+const VALIDATION_CODES: Readonly<Record<number, ErrorCode>> = {
+  400: 'invalid_request',
+  404: 'model_not_found',
+  413: 'request_too_large',
+  422: 'invalid_request',
+}
+
+const MAX_ERROR_CHARACTERS = 64_000
+
+/** A backend's refusal as our caller may see it: its findings on the request are passed on, its own troubles are not. */
+async function readUpstreamError(response: Response): Promise<ApiError> {
+  const cause = new Error(`The backend answered ${response.status}.`)
+  const text = await response.text().catch(() => '')
+  const validationCode = VALIDATION_CODES[response.status]
+  if (validationCode !== undefined) {
+    const body = parseJsonObject(text.slice(0, MAX_ERROR_CHARACTERS))
+    const error = isJsonObject(body?.error) ? body.error : {}
+    return new ApiError(ownCode(error.code) ?? validationCode, {
+      cause,
+      ...(typeof error.message === 'string' && { message: error.message }),
+      ...(typeof error.param === 'string' && { param: error.param }),
+    })
+  }
+  if (response.status === 429) {
+    return new ApiError('overloaded', { cause, retryAfterMs: readRetryAfterMs(response.headers) })
+  }
+  if (response.status === 503) return new ApiError('no_backend', { cause })
+  return new ApiError('upstream_error', { cause })
+}
+
+/** The error code if it is one of ours that blames the request. */
+function ownCode(code: unknown): ErrorCode | null {
+  const known = Object.keys(ERRORS).find((candidate) => candidate === code)
+  if (known === undefined) return null
+  const ownCode = known as ErrorCode // a key of ERRORS
+  return Object.values(VALIDATION_CODES).includes(ownCode) || ERRORS[ownCode].status === 400
+    ? ownCode
+    : null
+}
+
+const DEFAULT_RETRY_AFTER_MS = 1_000
+
+function readRetryAfterMs(headers: Headers): number {
+  const exactMs = Number(headers.get('retry-after-ms') ?? Number.NaN)
+  if (exactMs >= 0) return Math.ceil(exactMs)
+  const seconds = Number(headers.get('retry-after') ?? Number.NaN)
+  return seconds >= 0 ? Math.ceil(seconds * 1_000) : DEFAULT_RETRY_AFTER_MS
+}

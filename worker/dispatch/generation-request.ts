@@ -1,0 +1,75 @@
+import type { JsonObject } from './answer-parts.ts'
+
+/** What the gateway must know of a request for text; the rest of the body is the backend's affair. */
+export interface GenerationRequest {
+  readonly endpoint: 'chat.completions' | 'completions'
+  readonly model: string
+  readonly isStream: boolean
+  /** The caller asked for the usage chunk of a stream. */
+  readonly wantsUsage: boolean
+  /** The caller asked who contributed to the answer. */
+  readonly wantsAttribution: boolean
+  /** How many answers come back: prompts times `n`. */
+  readonly choiceCount: number
+  /** How many answers are computed: `best_of` where it exceeds `n`. */
+  readonly computedChoiceCount: number
+  /** The most tokens of one answer that the caller asked for; null where it set no limit. */
+  readonly maxCompletionTokens: number | null
+  /** Never less than the tokens of the prompt. */
+  readonly promptTokenBound: number
+  readonly body: JsonObject
+  readonly bodyBytes: Uint8Array
+}
+
+/** A chat template writes a few tokens around each message, … */
+const TEMPLATE_TOKENS_A_MESSAGE = 16
+/** … and many add a system prompt of their own. */
+const TEMPLATE_TOKENS = 128
+
+/**
+ * An upper bound of the prompt's tokens: a byte-level tokenizer never makes more tokens than bytes,
+ * and everything that a template can render stands in the body.
+ */
+export function boundPromptTokens(bodySizeBytes: number, messageCount: number): number {
+  return bodySizeBytes + TEMPLATE_TOKENS + TEMPLATE_TOKENS_A_MESSAGE * messageCount
+}
+
+/** The answer's limit where neither the caller nor the model sets one; sent upstream, so that it holds. */
+export const DEFAULT_MAX_COMPLETION_TOKENS = 4_096
+
+/** The most tokens that a request can use with a model. */
+export function boundTokens(
+  request: GenerationRequest,
+  maxModelLength: number | undefined,
+): { readonly promptTokens: number; readonly completionTokens: number } {
+  const contextLength = maxModelLength ?? Number.POSITIVE_INFINITY
+  const perChoice = request.maxCompletionTokens ?? maxModelLength ?? DEFAULT_MAX_COMPLETION_TOKENS
+  return {
+    promptTokens: Math.min(request.promptTokenBound, contextLength * request.choiceCount),
+    completionTokens: Math.min(perChoice, contextLength) * request.computedChoiceCount,
+  }
+}
+
+/**
+ * The body as it goes upstream: the caller's own bytes, unless something must be said that the caller
+ * did not say. A stream always asks for its usage chunk; where no limit of the answer is known
+ * to the backend either, the one that was reserved is named.
+ */
+export function encodeUpstreamBody(
+  request: GenerationRequest,
+  maxModelLength: number | undefined,
+): Uint8Array | string {
+  const changes: Record<string, unknown> = {}
+  if (request.isStream && !request.wantsUsage) {
+    const options = request.body.stream_options
+    changes.stream_options = {
+      ...(typeof options === 'object' && options),
+      include_usage: true,
+    }
+  }
+  if (request.maxCompletionTokens === null && maxModelLength === undefined) {
+    changes.max_tokens = DEFAULT_MAX_COMPLETION_TOKENS
+  }
+  if (Object.keys(changes).length === 0) return request.bodyBytes
+  return JSON.stringify({ ...request.body, ...changes })
+}

@@ -1,0 +1,65 @@
+import type { BackendModel } from '../../protocol/backend.ts'
+import type { Log } from '../log.ts'
+import { describeError } from '../log.ts'
+import { type BackendAddress, fetchModels } from './backend-client.ts'
+import type { BackendSnapshot } from './pick-backend.ts'
+
+export interface ModelCatalogue {
+  /** What the backends list, at most `FRESH_MS` old, or `STALE_MS` while a newer list is on its way. */
+  readonly read: (
+    waitUntil: (work: Promise<unknown>) => void,
+  ) => Promise<readonly BackendSnapshot[]>
+  /** Asks all backends now. */
+  readonly refresh: () => Promise<readonly BackendSnapshot[]>
+}
+
+/** A list this young is used as it is. */
+const FRESH_MS = 1_000
+/** A list this young is used while one request fetches a newer one. */
+const STALE_MS = 10_000
+
+/**
+ * What models the backends serve. Kept in the isolate as plain data and never as a promise: in
+ * workerd, a request that awaits another request's I/O hangs. A backend that is silent keeps its last
+ * list, marked unreachable.
+ */
+export function createModelCatalogue(
+  backends: readonly BackendAddress[],
+  log: Log,
+): ModelCatalogue {
+  let snapshots: readonly BackendSnapshot[] = []
+  let readAtMs = Number.NEGATIVE_INFINITY
+  let refreshBeganAtMs = Number.NEGATIVE_INFINITY
+
+  async function refresh(): Promise<readonly BackendSnapshot[]> {
+    refreshBeganAtMs = Date.now()
+    const fetched = await Promise.all(backends.map(fetchSnapshot))
+    snapshots = fetched
+    readAtMs = Date.now()
+    return fetched
+  }
+
+  async function fetchSnapshot(backend: BackendAddress): Promise<BackendSnapshot> {
+    try {
+      return { backendId: backend.id, isReachable: true, models: await fetchModels(backend) }
+    } catch (error) {
+      log('backend_failed', { backendId: backend.id, ...describeError(error) })
+      return { backendId: backend.id, isReachable: false, models: lastModels(backend.id) }
+    }
+  }
+
+  function lastModels(backendId: string): readonly BackendModel[] {
+    return snapshots.find((snapshot) => snapshot.backendId === backendId)?.models ?? []
+  }
+
+  return {
+    refresh,
+    read: async (waitUntil) => {
+      const nowMs = Date.now()
+      if (nowMs - readAtMs <= FRESH_MS) return snapshots
+      if (nowMs - readAtMs > STALE_MS) return refresh()
+      if (nowMs - refreshBeganAtMs > FRESH_MS) waitUntil(refresh())
+      return snapshots
+    },
+  }
+}

@@ -1,0 +1,54 @@
+import { ApiError } from '../errors.ts'
+import type { Log } from '../log.ts'
+import type { AccountClient } from './account-client.ts'
+import type { BackendAddress } from './backend-client.ts'
+import type { GenerationRequest } from './generation-request.ts'
+import type { RelayEnding } from './meter-ending.ts'
+import type { Target } from './pick-backend.ts'
+import type { RelayLine } from './relay-line.ts'
+
+/** An admitted request on its way: whoever holds it owes the account exactly one settlement. */
+export interface RelayJob {
+  readonly requestId: string
+  readonly accountId: string
+  readonly startedAtMs: number
+  readonly request: GenerationRequest
+  readonly target: Target
+  readonly backend: BackendAddress
+  readonly account: AccountClient
+  readonly maxUpstreamSilenceMs: number
+  readonly clientSignal: AbortSignal
+  /** Keeps the work alive when the client has gone. */
+  readonly waitUntil: (work: Promise<unknown>) => void
+  readonly log: Log
+}
+
+/** What a relay that did not get through ended as: the line knows whether we stopped it, and why. */
+export function explainFailure(line: RelayLine, thrown: unknown): RelayEnding {
+  const reason = line.stopReason()
+  if (reason === 'client_left') return { how: 'client_left' }
+  if (reason === 'upstream_silent') {
+    return { how: 'failed', error: new ApiError('deadline_exceeded', { cause: thrown }) }
+  }
+  const error =
+    thrown instanceof ApiError ? thrown : new ApiError('upstream_error', { cause: thrown })
+  return { how: 'failed', error }
+}
+
+/** Sent to nobody: the client has gone. nginx's status for that, so that it can be told apart. */
+export function respondToNobody(): Response {
+  return new Response(null, { status: 499 })
+}
+
+/** The first to come: the work's result, or null after `delayMs`. */
+export async function waitAtMost<T>(work: Promise<T>, delayMs: number): Promise<T | null> {
+  let timer: ReturnType<typeof setTimeout> | null = null
+  const timeout = new Promise<null>((resolve) => {
+    timer = setTimeout(() => resolve(null), delayMs)
+  })
+  try {
+    return await Promise.race([work, timeout])
+  } finally {
+    if (timer !== null) clearTimeout(timer)
+  }
+}

@@ -1,0 +1,112 @@
+/** Why a relay stopped before its upstream was through. */
+export type StopReason = 'client_left' | 'upstream_silent'
+
+/**
+ * The line between one client and one upstream: whichever end fails, the other is told. While
+ * nothing is to be said to the client it is sent blanks, because a client that left is noticed only
+ * by a write that fails (workerd does not report a closed socket while nothing is written).
+ */
+export interface RelayLine {
+  /** Ends the upstream call when the relay stops. */
+  readonly upstreamSignal: AbortSignal
+  /** Null while the relay is under way. */
+  readonly stopReason: () => StopReason | null
+  /** Resets the upstream's silence. */
+  readonly noteUpstream: () => void
+  /** The response body; from this call on blanks are sent. At most once. */
+  readonly open: () => ReadableStream<Uint8Array>
+  /** Resolves when the client's side has taken the bytes; throws when the client left. */
+  readonly write: (bytes: Uint8Array) => Promise<void>
+  /** No blanks from here on, and no watch over the upstream; the line can still be written to. */
+  readonly quieten: () => void
+  /** Ends the response as it should end. Never throws. */
+  readonly close: () => Promise<void>
+  /** Ends the connection in mid-body, so that no client takes what it got for an answer. Never throws. */
+  readonly breakOff: () => Promise<void>
+}
+
+export interface RelayLineOptions {
+  readonly clientSignal: AbortSignal
+  /** What a client of this content skips. */
+  readonly blank: Uint8Array
+  /** How long the upstream may say nothing. */
+  readonly maxUpstreamSilenceMs: number
+}
+
+const BEAT_MS = 100
+/** A client that takes nothing for this long is as good as gone. */
+const MAX_CLIENT_STALL_MS = 60_000
+
+export function createRelayLine(options: RelayLineOptions): RelayLine {
+  const controller = new AbortController()
+  const { readable, writable } = new IdentityTransformStream()
+  const writer = writable.getWriter()
+  let reason: StopReason | null = null
+  let isOpen = false
+  let isWriting = false
+  let hasSpokenSinceBeat = false
+  let clientStallMs = 0
+  let upstreamSilenceMs = 0
+
+  const stop = (why: StopReason) => {
+    reason ??= why
+    controller.abort()
+  }
+  const onClientGone = () => stop('client_left')
+  options.clientSignal.addEventListener('abort', onClientGone)
+  if (options.clientSignal.aborted) onClientGone()
+  writer.closed.catch(onClientGone)
+
+  async function send(bytes: Uint8Array): Promise<void> {
+    isWriting = true
+    try {
+      await writer.write(bytes)
+    } catch (error) {
+      stop('client_left')
+      throw error
+    } finally {
+      isWriting = false
+      hasSpokenSinceBeat = true
+      clientStallMs = 0
+    }
+  }
+
+  const timer = setInterval(() => {
+    if (isWriting) {
+      clientStallMs += BEAT_MS
+      if (clientStallMs >= MAX_CLIENT_STALL_MS) writer.abort().catch(onClientGone)
+      return
+    }
+    upstreamSilenceMs += BEAT_MS
+    if (upstreamSilenceMs >= options.maxUpstreamSilenceMs) stop('upstream_silent')
+    if (isOpen && !hasSpokenSinceBeat) send(options.blank).catch(onClientGone)
+    hasSpokenSinceBeat = false
+  }, BEAT_MS)
+
+  const quieten = () => {
+    clearInterval(timer)
+    options.clientSignal.removeEventListener('abort', onClientGone)
+  }
+
+  return {
+    upstreamSignal: controller.signal,
+    stopReason: () => reason,
+    noteUpstream: () => {
+      upstreamSilenceMs = 0
+    },
+    open: () => {
+      isOpen = true
+      return readable
+    },
+    write: send,
+    quieten,
+    close: async () => {
+      quieten()
+      await writer.close().catch(() => {})
+    },
+    breakOff: async () => {
+      quieten()
+      await writer.abort(new Error('The answer was broken off.')).catch(() => {})
+    },
+  }
+}

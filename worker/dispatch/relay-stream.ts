@@ -1,0 +1,180 @@
+import { ApiError, composeErrorBody } from '../errors.ts'
+import { sendGeneration } from './backend-client.ts'
+import { encodeUpstreamBody } from './generation-request.ts'
+import { type Evidence, estimateTokenCount, type RelayEnding } from './meter-ending.ts'
+import { explainFailure, type RelayJob, respondToNobody, waitAtMost } from './relay-job.ts'
+import { createRelayLine, type RelayLine } from './relay-line.ts'
+import { settleRelay } from './settle-relay.ts'
+import { createSseScanner, type SseFrame } from './sse-frames.ts'
+import { createStreamMeter, type StreamMeter } from './stream-meter.ts'
+
+/**
+ * An upstream that has not answered by now gets its status 200 in advance, so that blanks can be
+ * sent and a client that leaves is noticed; until then every failure keeps its own status.
+ */
+const COMMIT_AFTER_MS = 500
+
+const encoder = new TextEncoder()
+const BLANK = encoder.encode(':\n\n')
+const DONE = 'data: [DONE]\n\n'
+
+/**
+ * Relays a streamed answer: bytes pass as they come, the usage chunk and `[DONE]` wait until the
+ * request is settled. Settles exactly once, however it ends; throws an ApiError, already settled,
+ * for a failure before the response began.
+ */
+export async function relayStream(job: RelayJob): Promise<Response> {
+  const line = createRelayLine({
+    clientSignal: job.clientSignal,
+    blank: BLANK,
+    maxUpstreamSilenceMs: job.maxUpstreamSilenceMs,
+  })
+  const meter = createStreamMeter(job.request)
+  const arrival = awaitUpstream(job, line)
+  const early = await waitAtMost(arrival, COMMIT_AFTER_MS)
+  if (early?.outcome === 'ended') {
+    line.quieten()
+    await settleRelay(job, early.ending, gatherEvidence(job, meter))
+    if (early.ending.how === 'failed') throw early.ending.error
+    return respondToNobody()
+  }
+  job.waitUntil(runRelay(job, { line, meter, arrival }))
+  return new Response(line.open(), {
+    headers: { 'content-type': 'text/event-stream; charset=utf-8', 'cache-control': 'no-cache' },
+  })
+}
+
+type Arrival =
+  | { readonly outcome: 'body'; readonly reader: ReadableStreamDefaultReader<Uint8Array> }
+  | { readonly outcome: 'ended'; readonly ending: RelayEnding }
+
+async function awaitUpstream(job: RelayJob, line: RelayLine): Promise<Arrival> {
+  try {
+    const { accountId, requestId, request, target } = job
+    const response = await sendGeneration(job.backend, {
+      accountId,
+      requestId,
+      endpoint: request.endpoint,
+      body: encodeUpstreamBody(request, target.model.max_model_len),
+      signal: line.upstreamSignal,
+    })
+    line.noteUpstream()
+    if (response.body === null) throw new Error('The backend answered without a body.')
+    return { outcome: 'body', reader: response.body.getReader() }
+  } catch (error) {
+    return { outcome: 'ended', ending: explainFailure(line, error) }
+  }
+}
+
+interface Relay {
+  readonly line: RelayLine
+  readonly meter: StreamMeter
+  readonly arrival: Promise<Arrival>
+}
+
+async function runRelay(job: RelayJob, { line, meter, arrival }: Relay): Promise<void> {
+  const arrived = await arrival
+  const ending =
+    arrived.outcome === 'body' ? await passFrames(arrived.reader, line, meter) : arrived.ending
+  line.quieten()
+  if (ending.how === 'client_left') await line.breakOff()
+  const settled = await settleRelay(job, ending, gatherEvidence(job, meter))
+  if (ending.how !== 'client_left') {
+    const tail =
+      ending.how === 'failed'
+        ? composeErrorFrame(wordFailure(ending.error, meter))
+        : settled.outcome === 'left_to_sweep'
+          ? composeErrorFrame(new ApiError('internal_error'))
+          : composeTail(meter.composeUsageChunk(settled.usage))
+    await line.write(encoder.encode(tail)).catch(() => {}) // a client that left now is settled already
+    await line.close()
+  }
+  if (arrived.outcome === 'body') await letGo(arrived.reader)
+}
+
+/** The relay's loop. Returns how the stream ended; never throws. */
+async function passFrames(
+  reader: ReadableStreamDefaultReader<Uint8Array>,
+  line: RelayLine,
+  meter: StreamMeter,
+): Promise<RelayEnding> {
+  const scanner = createSseScanner()
+  try {
+    while (!meter.reading.isDone && !meter.reading.hasError) {
+      const { done, value } = await reader.read()
+      line.noteUpstream()
+      // At the end of the stream, what lacks its blank line is still a frame.
+      const frames = scanner.push(done ? encoder.encode('\n\n') : value)
+      const passed = readFrames(frames, meter)
+      if (passed !== null) await line.write(passed)
+      if (done) break
+    }
+  } catch (error) {
+    if (line.stopReason() === 'client_left' || !meter.reading.isWhole) {
+      return explainFailure(line, error)
+    }
+  }
+  if (meter.reading.isWhole && !meter.reading.hasError) return { how: 'whole' }
+  return { how: 'failed', error: describeCut(meter) }
+}
+
+/** The bytes to pass on of some frames; null for none. */
+function readFrames(frames: readonly SseFrame[], meter: StreamMeter): Uint8Array | null {
+  const passed = frames.flatMap((frame) => meter.read(frame) ?? [])
+  const [first] = passed
+  if (first === undefined || passed.length === 1) return first ?? null
+  const joined = new Uint8Array(passed.reduce((size, bytes) => size + bytes.length, 0))
+  let offset = 0
+  for (const bytes of passed) {
+    joined.set(bytes, offset)
+    offset += bytes.length
+  }
+  return joined
+}
+
+function describeCut(meter: StreamMeter): ApiError {
+  const cause = new Error(
+    meter.reading.hasError ? 'The backend sent an error event.' : 'The stream ended too soon.',
+  )
+  return new ApiError('upstream_error', { cause })
+}
+
+/** The table's sentences say that nothing was billed, which holds before the first token only. */
+function wordFailure(error: ApiError, { reading }: StreamMeter): ApiError {
+  if (reading.tokenFrameCount === 0) return error
+  return new ApiError(error.code, {
+    message: 'The model backend failed in mid-answer. What was sent until then is billed.',
+  })
+}
+
+function gatherEvidence(job: RelayJob, { reading }: StreamMeter): Evidence {
+  return {
+    usage: reading.usage,
+    provenance: reading.provenance,
+    tokenCount: reading.tokenFrameCount,
+    estimatedPromptTokens: estimateTokenCount(job.request.bodyBytes.length),
+  }
+}
+
+function composeErrorFrame(error: ApiError): string {
+  return `data: ${JSON.stringify(composeErrorBody(error))}\n\n`
+}
+
+function composeTail(usageChunk: object | null): string {
+  return usageChunk === null ? DONE : `data: ${JSON.stringify(usageChunk)}\n\n${DONE}`
+}
+
+/** How long an upstream that is through may take to close, before its connection is dropped. */
+const CLOSE_WITHIN_MS = 1_000
+
+/** Reads to the end, so that the connection can be used again. */
+async function letGo(reader: ReadableStreamDefaultReader<Uint8Array>): Promise<void> {
+  const drain = async () => {
+    while (!(await reader.read()).done);
+  }
+  await waitAtMost(
+    drain().catch(() => {}),
+    CLOSE_WITHIN_MS,
+  )
+  await reader.cancel().catch(() => {})
+}

@@ -1,0 +1,96 @@
+import type { RequestReport, Usage } from '../../protocol/backend.ts'
+import { fetchRequestReport } from '../access/report-client.ts'
+import { describeError } from '../log.ts'
+import {
+  composeSettlement,
+  type Evidence,
+  meterEnding,
+  needsReport,
+  type RelayEnding,
+} from './meter-ending.ts'
+import type { RelayJob } from './relay-job.ts'
+
+export type SettledRelay =
+  | { readonly outcome: 'settled'; readonly usage: Usage }
+  /** The reservation stands; the account object's sweep bills it by the backend's report. */
+  | { readonly outcome: 'left_to_sweep' }
+
+/**
+ * Settles a relay by the best evidence there is, and writes the request's log line. Called once a
+ * request. Never throws: what cannot be settled now is the sweep's.
+ */
+export async function settleRelay(
+  job: RelayJob,
+  ending: RelayEnding,
+  evidence: Evidence,
+): Promise<SettledRelay> {
+  const found = needsReport(ending, evidence) ? await awaitReport(job, ending) : null
+  if (found === 'still_running') {
+    job.account.abandon()
+    job.log('left_to_sweep', { requestId: job.requestId, backendId: job.backend.id })
+    return { outcome: 'left_to_sweep' }
+  }
+  const metering = meterEnding(ending, evidence, found)
+  const settlement = composeSettlement(job.requestId, ending, { metering, target: job.target })
+  try {
+    const result = await job.account.settle(settlement)
+    if (result.outcome === 'unknown_request') {
+      job.log('settle_failed', { requestId: job.requestId, outcome: result.outcome })
+    }
+    logRelayed(job, ending, {
+      outcome: settlement.outcome,
+      promptTokens: settlement.promptTokens,
+      completionTokens: settlement.completionTokens,
+      meteredBy: metering.meteredBy,
+      feeMicroUsd: result.outcome === 'unknown_request' ? undefined : result.feeMicroUsd,
+    })
+    return { outcome: 'settled', usage: metering.usage }
+  } catch (error) {
+    job.log('settle_failed', { requestId: job.requestId, ...describeError(error) })
+    return { outcome: 'left_to_sweep' }
+  }
+}
+
+const REPORT_ATTEMPT_COUNT = 40
+const REPORT_INTERVAL_MS = 50
+
+/**
+ * The report of a request that has ended or is about to; null where there is none to be had. After
+ * a failure nobody waits for a backend that is out of reach: the client still has to be told.
+ */
+async function awaitReport(
+  job: RelayJob,
+  ending: RelayEnding,
+): Promise<RequestReport | null | 'still_running'> {
+  const isOwnBackend = job.target.model.digest !== undefined
+  if (!isOwnBackend) return null
+  for (let attempt = 1; attempt <= REPORT_ATTEMPT_COUNT; attempt++) {
+    const answer = await fetchRequestReport(job.backend, job.requestId)
+    if (answer.outcome === 'unknown') return null
+    if (answer.outcome === 'report' && answer.report.state !== 'running') return answer.report
+    if (answer.outcome === 'unreachable' && ending.how === 'failed') return null
+    if (answer.outcome === 'unreachable' && attempt === REPORT_ATTEMPT_COUNT) return null
+    await new Promise((resolve) => setTimeout(resolve, REPORT_INTERVAL_MS))
+  }
+  return 'still_running'
+}
+
+function logRelayed(
+  job: RelayJob,
+  ending: RelayEnding,
+  billed: Parameters<RelayJob['log']>[1],
+): void {
+  job.log('relayed', {
+    requestId: job.requestId,
+    accountId: job.accountId,
+    model: job.target.model.id,
+    backendId: job.backend.id,
+    durationMs: Date.now() - job.startedAtMs,
+    ...(ending.how === 'failed' && { code: ending.error.code, ...causeOf(ending.error) }),
+    ...billed,
+  })
+}
+
+function causeOf(error: Error) {
+  return error.cause === undefined ? {} : describeError(error.cause)
+}

@@ -1,0 +1,163 @@
+import { and, asc, desc, eq, gte, lt, or, type SQL, sql } from 'drizzle-orm'
+import { drizzle } from 'drizzle-orm/d1'
+import { z } from 'zod'
+import { apiKeys, usage } from './schema.ts'
+import type { UsageRecord } from './usage-record.ts'
+
+/** A row of `usage`: the record, and where it is anchored. */
+export type UsageRow = typeof usage.$inferSelect
+
+/** What an account object sends to D1. */
+export type LedgerEntry =
+  | { readonly kind: 'usage'; readonly record: UsageRecord }
+  | { readonly kind: 'key'; readonly key: typeof apiKeys.$inferSelect }
+
+/** D1 binds at most 100 parameters a statement; a record has 24. */
+const RECORDS_PER_STATEMENT = 4
+
+/**
+ * Writes entries in one transaction. Safe to repeat in any part: a record that is there stays as it
+ * is, and of a key only the revocation is ever changed, and never undone. Throws when D1 fails.
+ */
+export async function writeLedger(
+  database: D1Database,
+  entries: readonly LedgerEntry[],
+): Promise<void> {
+  const db = drizzle(database)
+  const records = entries.flatMap((entry) => (entry.kind === 'usage' ? [entry.record] : []))
+  const keys = entries.flatMap((entry) => (entry.kind === 'key' ? [entry.key] : []))
+  const statements = [
+    ...Array.from({ length: Math.ceil(records.length / RECORDS_PER_STATEMENT) }, (_, index) => {
+      const start = index * RECORDS_PER_STATEMENT
+      const some = records.slice(start, start + RECORDS_PER_STATEMENT)
+      return db.insert(usage).values(some).onConflictDoNothing()
+    }),
+    ...keys.map((key) =>
+      db
+        .insert(apiKeys)
+        .values(key)
+        .onConflictDoUpdate({
+          target: apiKeys.id,
+          set: { revokedAtMs: sql`coalesce(${apiKeys.revokedAtMs}, excluded.revoked_at_ms)` },
+        }),
+    ),
+  ]
+  const [first, ...rest] = statements
+  if (first !== undefined) await db.batch([first, ...rest])
+}
+
+/** `<completedAtMs>.<requestId>` of the last record of a page. */
+export const usageCursorSchema = z
+  .string()
+  .regex(/^\d{1,16}\.req_[0-9a-zA-Z]{1,59}$/, 'must be the next_cursor of an earlier page')
+
+export interface UsageQuery {
+  readonly accountId: string
+  /** Inclusive. */
+  readonly fromMs: number
+  /** Exclusive. */
+  readonly toMs: number
+  /** What the sums are by; null: one sum of all. Days are UTC. */
+  readonly group: 'key' | 'model' | 'day' | null
+  /** As `usageCursorSchema` accepts it; null: from the newest record. */
+  readonly cursor: string | null
+  /** Records a page. */
+  readonly limit: number
+}
+
+export interface UsageSum {
+  /** Key id, model or `YYYY-MM-DD`; null when nothing groups. */
+  readonly group: string | null
+  readonly requestCount: number
+  readonly promptTokens: number
+  readonly cachedTokens: number
+  readonly completionTokens: number
+  readonly feeMicroUsd: number
+}
+
+export interface UsagePage {
+  /** Newest first. */
+  readonly records: readonly UsageRow[]
+  /** Null on the last page. */
+  readonly nextCursor: string | null
+  /** Of the whole period, not of the page; ordered by group, at most 1,000. */
+  readonly sums: readonly UsageSum[]
+}
+
+const MAX_GROUPS = 1_000
+
+/** One page of an account's records in a period, and the period's sums. */
+export async function findUsage(database: D1Database, query: UsageQuery): Promise<UsagePage> {
+  const db = drizzle(database)
+  const inPeriod = and(
+    eq(usage.accountId, query.accountId),
+    gte(usage.completedAtMs, query.fromMs),
+    lt(usage.completedAtMs, query.toMs),
+  )
+  const group = groupColumn(query.group)
+  const [rows, sums] = await db.batch([
+    db
+      .select()
+      .from(usage)
+      .where(and(inPeriod, query.cursor === null ? undefined : isBefore(query.cursor)))
+      .orderBy(desc(usage.completedAtMs), desc(usage.requestId))
+      .limit(query.limit + 1),
+    db
+      .select({
+        group,
+        requestCount: sql<number>`count(*)`,
+        promptTokens: sql<number>`coalesce(sum(${usage.promptTokens}), 0)`,
+        cachedTokens: sql<number>`coalesce(sum(${usage.cachedTokens}), 0)`,
+        completionTokens: sql<number>`coalesce(sum(${usage.completionTokens}), 0)`,
+        feeMicroUsd: sql<number>`coalesce(sum(${usage.feeMicroUsd}), 0)`,
+      })
+      .from(usage)
+      .where(inPeriod)
+      .groupBy(group)
+      .orderBy(asc(group))
+      .limit(MAX_GROUPS),
+  ])
+  const records = rows.slice(0, query.limit)
+  const last = records.at(-1)
+  const isLastPage = rows.length <= query.limit || last === undefined
+  return {
+    records,
+    nextCursor: isLastPage ? null : `${last.completedAtMs}.${last.requestId}`,
+    sums,
+  }
+}
+
+/** An account's record of one request; null until it is flushed, and for other accounts' requests. */
+export async function findUsageByRequestId(
+  database: D1Database,
+  accountId: string,
+  requestId: string,
+): Promise<UsageRow | null> {
+  const row = await drizzle(database)
+    .select()
+    .from(usage)
+    .where(and(eq(usage.requestId, requestId), eq(usage.accountId, accountId)))
+    .get()
+  return row ?? null
+}
+
+function groupColumn(group: UsageQuery['group']): SQL<string | null> {
+  switch (group) {
+    case 'key':
+      return sql`${usage.keyId}`
+    case 'model':
+      return sql`${usage.model}`
+    case 'day':
+      return sql`strftime('%Y-%m-%d', ${usage.completedAtMs} / 1000, 'unixepoch')`
+    case null:
+      return sql`null`
+  }
+}
+
+function isBefore(cursor: string): SQL | undefined {
+  const [completedAtMs, requestId] = cursor.split('.')
+  return or(
+    lt(usage.completedAtMs, Number(completedAtMs)),
+    and(eq(usage.completedAtMs, Number(completedAtMs)), lt(usage.requestId, requestId ?? '')),
+  )
+}

@@ -1,0 +1,39 @@
+import type { AccountObject } from './access/account-object.ts'
+import type { Env } from './bindings.ts'
+import { createModelCatalogue, type ModelCatalogue } from './dispatch/model-catalogue.ts'
+import { type Config, parseConfig } from './env.ts'
+import { createLog, type Log } from './log.ts'
+import type { AnchorObject } from './proofs/anchor-object.ts'
+
+/** What handlers work with. */
+export interface Services {
+  readonly config: Config
+  readonly log: Log
+  readonly catalogue: ModelCatalogue
+  readonly database: D1Database
+  /** A new stub for each call: a stub must not outlive its request. */
+  readonly account: (accountId: string) => DurableObjectStub<AccountObject>
+  readonly anchor: () => DurableObjectStub<AnchorObject>
+}
+
+/** The one object that anchors. */
+const ANCHOR_NAME = 'anchor'
+
+let created: { readonly env: object; readonly services: Services } | undefined
+
+/** Puts the Worker's parts together, once an isolate. Throws when the configuration is wrong. */
+export function createServices(env: Env): Services {
+  if (created?.env === env) return created.services
+  const config = parseConfig(env)
+  const log = createLog()
+  const services: Services = {
+    config,
+    log,
+    catalogue: createModelCatalogue(config.BACKENDS, log),
+    database: env.DB,
+    account: (accountId) => env.ACCOUNT.getByName(accountId),
+    anchor: () => env.ANCHOR.getByName(ANCHOR_NAME),
+  }
+  created = { env, services }
+  return services
+}
