@@ -6,7 +6,8 @@ import {
 } from '../../gpu-backend/compute/model-runner.ts'
 import type { KvRow } from '../../gpu-backend/engine/model-runner.ts'
 import type { ModelSource } from '../../gpu-backend/model/model-source.ts'
-import { createRandom } from './random-model.ts'
+import { createRandom } from './random.ts'
+import { seedOf } from './random-model.ts'
 import { referenceLogits } from './reference-llama.ts'
 
 /** Tokens that are run whatever is predicted, and the logits [V] after each cut. */
@@ -26,8 +27,10 @@ export function createSequence(
     adapter = null,
   }: { seed: number; tokenCount: number; adapter?: LoraWeights | null },
 ): Sequence {
-  const random = createRandom(`tokens.${seed}`)
-  const tokens = Array.from({ length: tokenCount }, () => random.below(source.config.vocabSize))
+  const random = createRandom(seedOf(`tokens.${seed}`))
+  const tokens = Array.from({ length: tokenCount }, () =>
+    Math.floor(random() * source.config.vocabSize),
+  )
   return { tokens, adapter, logits: new Map(), cuts: [], kv: null }
 }
 
@@ -69,15 +72,15 @@ export async function playRandomly(
   name: string,
   isOver = () => false,
 ): Promise<void> {
-  const random = createRandom(name)
+  const random = createRandom(seedOf(name))
   while (!isOver()) {
     const open = sequences.filter((sequence) => !isDone(sequence))
     if (open.length === 0) return
     const step = open
-      .filter(() => random.uniform() < 0.8)
+      .filter(() => random() < 0.8)
       .map((sequence) => {
         const left = sequence.tokens.length - (sequence.kv?.length ?? 0)
-        return { sequence, cut: Math.min(left, random.uniform() < 0.6 ? 1 : 1 + random.below(70)) }
+        return { sequence, cut: Math.min(left, random() < 0.6 ? 1 : 1 + Math.floor(random() * 70)) }
       })
     if (step.length > 0) await runStep(runner, step)
   }
