@@ -138,10 +138,10 @@ export async function streamChat(
   return finish('cut')
 }
 
-// biome-ignore lint/suspicious/noExplicitAny: whatever the endpoint answers
 export async function getJson(
   stack: Pick<StartedStack, 'baseUrl' | 'apiKey'>,
   path: string,
+  // biome-ignore lint/suspicious/noExplicitAny: whatever the endpoint answers
 ): Promise<any> {
   const response = await fetch(`${stack.baseUrl}${path}`, {
     headers: { authorization: `Bearer ${stack.apiKey}` },
