@@ -1,9 +1,9 @@
-import { randomBytes } from 'node:crypto'
 import type { D1Database } from '@cloudflare/workers-types'
 import { drizzle } from 'drizzle-orm/d1'
 import type { Digest } from '../../protocol/digest.ts'
 import { SPLIT_RULES, splitFee } from '../../protocol/fee-split.ts'
 import { commitAccount } from '../../protocol/usage-leaf.ts'
+import { createRequestId, createSalt } from '../../worker/ids.ts'
 import { usage } from '../../worker/ledger/schema.ts'
 import type { UsageRecord } from '../../worker/ledger/usage-record.ts'
 
@@ -17,7 +17,7 @@ export function createRecord(changes: Partial<UsageRecord> = {}): UsageRecord {
   count += 1
   const feeMicroUsd = changes.feeMicroUsd ?? 7_403
   return {
-    requestId: `req_${randomBytes(12).toString('hex')}`,
+    requestId: createRequestId(),
     accountId: ACCOUNT_ID,
     keyId: 'key_test',
     endpoint: 'chat.completions',
@@ -50,7 +50,7 @@ export function createRecord(changes: Partial<UsageRecord> = {}): UsageRecord {
       ],
     }),
     accountCommitment: commitAccount(ACCOUNT_ID, ACCOUNT_SALT),
-    contentSalt: `0x${randomBytes(32).toString('hex')}`,
+    contentSalt: createSalt(),
     promptHash: digestOf('e1'),
     outputHash: digestOf('e2'),
     sketchHash: digestOf('00'),
