@@ -75,7 +75,7 @@ export function rowGroupInputs(group: RowGroup) {
 /** [N/KV · S, S] float32: 0 up to a token itself, MASKED after it. */
 export const CAUSAL_MASK = 'chunk.causal_mask'
 
-/** Keys or values of the group's pages: [P, KV, 64, D] float32. */
+/** The group's pages: keys [P, KV, D, 64] (so that scores need no transpose), values [P, KV, 64, D] float32. */
 export function pagesInput(group: RowGroup, part: 'k' | 'v', layer: number): string {
   return `${group}.${part}.${layer}`
 }
