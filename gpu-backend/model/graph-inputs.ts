@@ -81,8 +81,16 @@ export function pagesInput(group: RowGroup, part: 'k' | 'v', layer: number): str
 }
 
 /**
- * - `on` [] bool: whether the step has an adapter for this group of layers. Then T ≥ 2.
- * - `mask` [T, R] bool: the ranks that are a token's own.
+ * Tokens that the adapters run: [T] int64, all in order; a lone token twice. For a product of one
+ * row ONNX Runtime sums in another order, and the token's result would depend on the batch.
+ */
+export const LORA_TOKENS = 'lora.tokens'
+/** [T] int64: 0 … T − 1, what is kept of them. */
+export const LORA_KEPT = 'lora.kept'
+
+/**
+ * - `on` [] bool: whether the step has an adapter for this group of layers.
+ * - `mask` [max(2, T), R] bool: the ranks that are a token's own.
  */
 export function loraInputs(group: LinearGroup) {
   return { on: `lora.${group}.on`, mask: `lora.${group}.mask` }

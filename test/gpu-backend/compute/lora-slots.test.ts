@@ -19,8 +19,9 @@ function createSlots(): LoraSlots {
 /** The ranks of each token in group `o`, as [first, count]. */
 function ranksOf(feeds: Record<string, Tensor>): [number, number][] {
   const { data, dims } = feeds['lora.o.mask']!
-  const [tokenCount = 0, rankCount = 0] = dims
-  return Array.from({ length: tokenCount }, (_, t) => {
+  const [, rankCount = 0] = dims
+  return Array.from(feeds['lora.kept']!.data, (token) => {
+    const t = Number(token)
     const own = Array.from(data.slice(t * rankCount, (t + 1) * rankCount), Number)
     return [own.indexOf(1), own.filter((bit) => bit === 1).length]
   })
@@ -71,7 +72,7 @@ test('an adapter stays where it is while others come and go', () => {
 test('what is fed shrinks again when the large adapters left', () => {
   const slots = createSlots()
   slots.feed(adapters.map(({ digest }) => digest))
-  expect(slots.feed([adapters[0]!.digest])['lora.o.mask']!.dims).toEqual([1, 16])
+  expect(slots.feed([adapters[0]!.digest])['lora.o.mask']!.dims).toEqual([2, 16])
 })
 
 test('an unloaded adapter is gone, and an unknown one is an assertion failure', () => {
