@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { claimPort } from './free-port.ts'
+import { guardProcess } from './process-guard.ts'
 
 const ROOT = join(import.meta.dirname, '..')
 
@@ -62,9 +63,13 @@ export async function startBackendProcess(options: BackendProcessOptions): Promi
 async function startOnce(port: number, options: BackendProcessOptions): Promise<ChildProcess> {
   const child = spawn(process.execPath, [join(ROOT, 'gpu-backend/index.ts')], {
     env: { ...process.env, ...options.env, HOST: '127.0.0.1', PORT: String(port) },
-    stdio: ['pipe', 'pipe', 'pipe'],
+    stdio: ['ignore', 'pipe', 'pipe'],
   })
-  if (child.pid !== undefined) await options.onSpawn(child.pid)
+  if (child.pid !== undefined) {
+    const guard = guardProcess(child.pid)
+    child.once('exit', () => guard.kill('SIGKILL'))
+    await options.onSpawn(child.pid)
+  }
   const errors: string[] = []
   createInterface({ input: child.stderr }).on('line', (line) => {
     errors.push(line)

@@ -1,8 +1,12 @@
 import { mkdir, readdir, readFile } from 'node:fs/promises'
+import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import { build } from 'esbuild'
 import { convertV4MiniflareOptions, Log, LogLevel, Miniflare } from 'miniflare'
 import { claimPort } from './free-port.ts'
+
+/** Below the state folder: a process id a line, of each workerd that ran on it. */
+export const WORKERD_PID_FILE = 'workerd.pids'
 
 const ROOT = join(import.meta.dirname, '..')
 
@@ -35,6 +39,7 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
   const { onLog } = options
   const port = await claimPort(options.port)
   await mkdir(options.stateDir, { recursive: true })
+  guardWorkerd(options.stateDir)
   const listenersBefore = listSignalListeners()
   const miniflare = new Miniflare(
     convertV4MiniflareOptions({
@@ -76,6 +81,20 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
     },
     close: () => miniflare.dispose(),
   }
+}
+
+/** Names the wrapper as workerd, so that none is left behind when this process is killed outright. */
+function guardWorkerd(stateDir: string): void {
+  if (process.platform === 'win32') return
+  process.env.WORKERD_BINARY ??= process.env.MINIFLARE_WORKERD_PATH ?? findWorkerd()
+  process.env.WORKERD_PID_FILE = join(stateDir, WORKERD_PID_FILE)
+  process.env.MINIFLARE_WORKERD_PATH = join(import.meta.dirname, 'workerd-guarded.sh')
+}
+
+/** The binary that Miniflare itself would run. */
+function findWorkerd(): string {
+  const miniflareRequire = createRequire(createRequire(import.meta.url).resolve('miniflare'))
+  return miniflareRequire('workerd').default
 }
 
 type SignalListener = readonly [NodeJS.Signals, NodeJS.SignalsListener]

@@ -4,6 +4,7 @@ import { mkdir } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
+import { guardProcess } from './process-guard.ts'
 
 /** Chain id of the local chain: OpenLedger's, whose stand-in it is. */
 export const LOCAL_CHAIN_ID = 1612
@@ -41,7 +42,7 @@ export async function startLocalChain(options: LocalChainOptions): Promise<Local
   const rpcUrl = await waitUntilListening(anvil, options.port)
   const { pid } = anvil
   if (pid === undefined) throw new Error('anvil has no process id.')
-  const guard = spawnGuard(pid)
+  const guard = guardProcess(pid)
   return {
     rpcUrl,
     pid,
@@ -89,14 +90,4 @@ async function waitUntilListening(anvil: ChildProcess, port: number): Promise<st
       ),
     )
   })
-}
-
-/** A process that waits for the end of its input, which is the end of this process, and then ends anvil. */
-function spawnGuard(pid: number): ChildProcess {
-  const guard = spawn('sh', ['-c', `cat >/dev/null; kill -TERM ${pid}`], {
-    stdio: ['pipe', 'ignore', 'ignore'],
-    detached: true,
-  })
-  guard.unref()
-  return guard
 }

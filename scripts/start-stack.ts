@@ -7,7 +7,7 @@ import { startBackendProcess } from './backend-process.ts'
 import { startDaStandIn } from './da-stand-in.ts'
 import { deployContracts, LOCAL_DEV_KEY } from './deploy-contracts.ts'
 import { claimPort } from './free-port.ts'
-import { startGateway } from './gateway.ts'
+import { startGateway, WORKERD_PID_FILE } from './gateway.ts'
 import { startLocalChain } from './local-chain.ts'
 import { readSecrets, type Secrets, writeSecrets } from './secrets.ts'
 import type { StartOptions } from './start-options.ts'
@@ -55,7 +55,10 @@ export async function startStack(
   env: StackEnv = {},
 ): Promise<RunningStack> {
   await claimPort(options.port)
-  const lock = await lockState(options.stateDir)
+  const lock = await lockState(
+    options.stateDir,
+    join(options.stateDir, 'gateway', WORKERD_PID_FILE),
+  )
   const closers: (() => Promise<void>)[] = [lock.release]
   let closing: Promise<void> | undefined
   const close = () => {

@@ -15,9 +15,10 @@ export interface StateLock {
 
 /**
  * Makes this process the only one that works on a state folder. Throws when another live one holds
- * it. When the last holder was killed outright, ends the children that it left behind first.
+ * it. When the last holder was killed outright, ends the children that it left behind first, and
+ * the processes that `orphansPath` lists, one id a line.
  */
-export async function lockState(stateDir: string): Promise<StateLock> {
+export async function lockState(stateDir: string, orphansPath: string): Promise<StateLock> {
   await mkdir(stateDir, { recursive: true })
   const path = join(stateDir, 'lock.json')
   const old = await readLock(path)
@@ -26,9 +27,9 @@ export async function lockState(stateDir: string): Promise<StateLock> {
       `${stateDir} is in use by process ${old.pid}. Stop it, or choose another folder with --state.`,
     )
   }
-  for (const pid of old?.children ?? []) {
-    if (isAlive(pid) && (await isOurs(pid))) process.kill(pid, 'SIGKILL')
-  }
+  const orphans = [...(old?.children ?? []), ...(await readPids(orphansPath))]
+  await Promise.all(orphans.map(endOrphan))
+  await rm(orphansPath, { force: true })
   const children: number[] = []
   const write = () => writeFile(path, JSON.stringify({ pid: process.pid, children }))
   await write()
@@ -41,12 +42,28 @@ export async function lockState(stateDir: string): Promise<StateLock> {
   }
 }
 
+async function readPids(path: string): Promise<number[]> {
+  const text = await readFile(path, 'utf8').catch(() => '')
+  return text.split('\n').filter(Boolean).map(Number)
+}
+
 async function readLock(path: string): Promise<LockFile | null> {
   try {
     return JSON.parse(await readFile(path, 'utf8')) as LockFile // written by this file alone
   } catch {
     return null
   }
+}
+
+const ORPHAN_GRACE_MS = 5_000
+
+/** Asks a process to end, and ends it when it has not after a while. */
+async function endOrphan(pid: number): Promise<void> {
+  if (!isAlive(pid) || !(await isOurs(pid))) return
+  process.kill(pid, 'SIGTERM')
+  const endMs = Date.now() + ORPHAN_GRACE_MS
+  while (isAlive(pid) && Date.now() < endMs) await new Promise((resolve) => setTimeout(resolve, 50))
+  if (isAlive(pid)) process.kill(pid, 'SIGKILL')
 }
 
 function isAlive(pid: number): boolean {

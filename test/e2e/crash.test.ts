@@ -91,7 +91,7 @@ it('bills what was sent, once, when the backend is killed, and serves again', as
 })
 
 it('sweeps what it cut, once, when the gateway is killed and comes back', async () => {
-  const seen = await streamUntil(() => kill(/workerd serve/))
+  const seen = await streamUntil(() => kill(/workerd.* serve/))
   await waitUntil(
     () =>
       fetch(stack.dashboardUrl).then(
@@ -106,11 +106,14 @@ it('sweeps what it cut, once, when the gateway is killed and comes back', async 
 it('keeps everything when the whole installation is killed and started again', async () => {
   const left = descendantsOf(stack.child.pid ?? 0)
   const seen = await streamUntil(() => {
-    kill(/workerd serve/)
     stack.child.kill('SIGKILL')
   })
   stack = await installation.start()
-  expect(left.filter(({ pid }) => isAlive(pid))).toEqual([])
+  await waitUntil(
+    async () => left.filter(({ pid }) => isAlive(pid)),
+    (orphans) => orphans.length === 0,
+    5_000,
+  )
   const usage = await settledUsage(stack)
   const whole = seen.filter((stream) => stream.ending === 'done')
   expectRecorded(

@@ -4,7 +4,13 @@ import { join } from 'node:path'
 import OpenAI from 'openai'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { createInstallation, getJson, type Installation } from '../support/installation.ts'
-import { descendantsOf, isAlive, type StartedStack, spawnStack } from '../support/stack.ts'
+import {
+  descendantsOf,
+  isAlive,
+  type StartedStack,
+  spawnStack,
+  waitUntil,
+} from '../support/stack.ts'
 
 describe('npm start', () => {
   let installation: Installation
@@ -131,7 +137,11 @@ describe('npm start', () => {
     expect(started.some(({ command }) => command.includes('gpu-backend'))).toBe(true)
     const before = await getJson(stack, '/usage?group_by=model')
     expect(await stack.interrupt()).toBe(0)
-    expect(started.filter(({ pid }) => isAlive(pid))).toEqual([])
+    await waitUntil(
+      async () => started.filter(({ pid }) => isAlive(pid)),
+      (left) => left.length === 0,
+      5_000,
+    )
 
     const { apiKey, contracts } = stack
     stack = await installation.start()
