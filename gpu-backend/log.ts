@@ -26,7 +26,7 @@ const LOG_FIELDS = [
 
 export type LogFields = { readonly [Field in (typeof LOG_FIELDS)[number]]?: string | number }
 
-export type LogLevel = 'info' | 'warn' | 'error'
+type LogLevel = 'info' | 'warn' | 'error'
 
 /** Writes one event; never throws. */
 export type Log = (level: LogLevel, event: string, fields?: LogFields) => void

@@ -1,4 +1,4 @@
-import { keccak256, stringToBytes } from 'viem'
+import { keccak256, stringToBytes } from 'viem/utils'
 import type { Digest } from './digest.ts'
 
 /** keccak256 of the text as UTF-8; lone surrogates count as U+FFFD, as every encoder writes them. */

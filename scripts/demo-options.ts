@@ -1,6 +1,5 @@
 import { parseArgs } from 'node:util'
 import type { GatewayAccess } from './demo-client.ts'
-import { parseStartOptions, type StartOptions } from './start-options.ts'
 
 export interface DemoOptions {
   /** Null: the first of the datanet's demo questions, whose right answer is known. */
@@ -9,7 +8,7 @@ export interface DemoOptions {
   readonly receiptFile: string
   /** What to start, or which running installation to use. */
   readonly target:
-    | { readonly kind: 'own'; readonly startOptions: StartOptions }
+    | { readonly kind: 'own'; readonly startArgs: readonly string[] }
     | { readonly kind: 'running'; readonly stack: DemoStack }
 }
 
@@ -58,9 +57,7 @@ export function parseDemoOptions(args: readonly string[]): DemoOptions | 'help' 
   if (RUNNING_OPTIONS.every((name) => values[name] === undefined)) {
     const { port, state, precision } = values
     const startArgs = ['--port', port, '--state', state, '--precision', precision]
-    const startOptions = parseStartOptions(startArgs)
-    if (startOptions === 'help') return 'help'
-    return { ...common, target: { kind: 'own', startOptions } }
+    return { ...common, target: { kind: 'own', startArgs } }
   }
   const read = (name: (typeof RUNNING_OPTIONS)[number]) => {
     const value = values[name]

@@ -20,10 +20,6 @@ export function describeUsage({ usage, firstTokenMs, totalMs }: StreamedAnswer):
   )
 }
 
-export function describeCost({ leaf }: Receipt): string {
-  return field('cost', `${formatUsd(leaf.feeMicroUsd)} (price version ${leaf.priceVersion})`)
-}
-
 /** The spans of an answer that stand in somebody's data, and each contributor's weight. */
 export function describeAttribution(
   { text, attribution }: StreamedAnswer,
@@ -43,20 +39,27 @@ export function describeAttribution(
   return field('data', lines.join(`\n${field('', '')}`))
 }
 
-/** The fee split, a line a payee. */
-export function describeShares(
-  { leaf, credits }: Receipt,
+/** What both answers cost, and the fee split of the adapter's, a line a payee. */
+export function describeCosts(
+  { base, adapter }: { readonly base: Receipt; readonly adapter: Receipt },
   contributors: ReadonlyMap<string, Contributor>,
 ): string {
   const nameOfPayee = new Map(
     Array.from(contributors.values(), ({ payee, name }) => [payee, name] as const),
   )
-  const lines = credits.map(({ payee, role, ppm, amountMicroUsd }) => {
+  const shares = adapter.credits.map(({ payee, role, ppm, amountMicroUsd }) => {
     const name = role === 'contributor' ? (nameOfPayee.get(payee) ?? role) : role.replace('_', ' ')
     const share = `${(ppm / 10_000).toFixed(4)} %`
-    return `  ${formatUsd(amountMicroUsd)}  ${share.padStart(10)}  ${payee}  ${name}`
+    return field('', `${formatUsd(amountMicroUsd)}  ${share.padStart(10)}  ${payee}  ${name}`)
   })
-  return [`  ${formatUsd(leaf.feeMicroUsd)} goes to:`, ...lines].join('\n')
+  return [
+    field('base', `${formatUsd(base.leaf.feeMicroUsd)}`),
+    field(
+      'adapter',
+      `${formatUsd(adapter.leaf.feeMicroUsd)}, split by rule ${adapter.leaf.splitVersion}:`,
+    ),
+    ...shares,
+  ].join('\n')
 }
 
 export function describeAnchor({ batch, anchor, da, leaf }: AnchoredReceipt): string {

@@ -1,8 +1,8 @@
 import { mkdir, readFile, writeFile } from 'node:fs/promises'
-import { dirname, join, relative } from 'node:path'
+import { dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { z } from 'zod'
-import { type Datanet, readDatanet } from '../gpu-backend/attribution/datanet.ts'
+import { readDatanet } from '../gpu-backend/attribution/datanet.ts'
 import type { AnchoredReceipt, Receipt } from '../protocol/receipt.ts'
 import { verifyReceipt } from '../protocol/verify-receipt.ts'
 import {
@@ -16,14 +16,13 @@ import { DEMO_USAGE, type DemoOptions, type DemoStack, parseDemoOptions } from '
 import {
   describeAnchor,
   describeAttribution,
-  describeCost,
+  describeCosts,
   describeHeading,
-  describeShares,
   describeUsage,
   describeVerdict,
   field,
 } from './demo-report.ts'
-import { startStack } from './start-stack.ts'
+import { startOwnStack } from './demo-stack.ts'
 import { createChainSource, createDaSource } from './verify-sources.ts'
 
 const DATANET_DIR = join(import.meta.dirname, '../datanets/skerrow-isles')
@@ -48,11 +47,11 @@ async function main(): Promise<void> {
   }
   const { target } = options
   if (target.kind === 'running') return tellStory(target.stack, options)
-  const stack = await startStack(target.startOptions, console.log, process.env)
+  const own = await startOwnStack(target.startArgs, console.log)
   try {
-    await tellStory(stack, options)
+    await tellStory(own.stack, options)
   } finally {
-    await stack.close()
+    await own.close()
   }
 }
 
@@ -70,11 +69,12 @@ async function tellStory(stack: DemoStack, options: DemoOptions): Promise<void> 
   if (known) requireRightAnswer(answer, known)
 
   console.log(describeHeading('3. What it cost, and who is paid'))
-  const baseReceipt = await waitForReceipt(stack, baseAnswer.id)
-  const receipt = await waitForReceipt(stack, answer.id)
-  tellCosts({ baseReceipt, receipt, datanet })
+  const base = await waitForReceipt(stack, baseAnswer.id)
+  const adapter = await waitForReceipt(stack, answer.id)
+  console.log(describeCosts({ base, adapter }, datanet.contributors))
 
   console.log(describeHeading('4. Made undeniable'))
+  console.log(field('waiting', 'until the batch is old enough to be closed …'))
   const anchored = await anchor(stack, answer.id)
   console.log(describeAnchor(anchored))
 
@@ -122,12 +122,6 @@ function requireRightAnswer({ text, attribution }: StreamedAnswer, known: DemoQu
   }
 }
 
-function tellCosts(told: { baseReceipt: Receipt; receipt: Receipt; datanet: Datanet }): void {
-  console.log(`  Without the adapter\n${describeCost(told.baseReceipt)}\n  With the adapter`)
-  console.log(describeCost(told.receipt))
-  console.log(describeShares(told.receipt, told.datanet.contributors))
-}
-
 async function waitForReceipt(stack: DemoStack, responseId: string): Promise<Receipt> {
   return poll('the request to be written down', () => findReceipt(stack, responseId))
 }
@@ -171,12 +165,10 @@ async function keepReceipt(
 ): Promise<void> {
   await mkdir(dirname(receiptFile), { recursive: true })
   await writeFile(receiptFile, `${JSON.stringify(receipt, null, 2)}\n`)
-  const path = relative('', receiptFile)
-  const check =
-    target.kind === 'running'
-      ? `npm run verify -- ${path} --rpc ${stack.rpcUrl} --da ${stack.daUrl}`
-      : `npm run verify -- ${path} --rpc URL --da URL   (as npm start -- --json prints them)`
-  console.log(`\n  It is kept in ${path}. Check it yourself:\n  ${check}\n`)
+  const [rpc, da] = target.kind === 'running' ? [stack.rpcUrl, stack.daUrl] : ['URL', 'URL']
+  const hint = target.kind === 'own' ? ' while npm start runs, whose --json prints the URLs' : ''
+  console.log(`\n  It is kept in ${receiptFile}. Check it yourself${hint}:`)
+  console.log(`  npm run verify -- ${receiptFile} --rpc ${rpc} --da ${da}\n`)
 }
 
 try {

@@ -35,6 +35,7 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
   const { onLog } = options
   const port = await claimPort(options.port)
   await mkdir(options.stateDir, { recursive: true })
+  const listenersBefore = listSignalListeners()
   const miniflare = new Miniflare(
     convertV4MiniflareOptions({
       host: '127.0.0.1',
@@ -63,6 +64,7 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
     }),
   )
   await miniflare.ready
+  dropSignalListeners(listenersBefore)
   const database = () => miniflare.getD1Database('DB')
   await applyMigrations(await database())
   return {
@@ -73,6 +75,21 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
       await worker.scheduled({})
     },
     close: () => miniflare.dispose(),
+  }
+}
+
+type SignalListener = readonly [NodeJS.Signals, NodeJS.SignalsListener]
+
+function listSignalListeners(): SignalListener[] {
+  return (['SIGINT', 'SIGTERM'] as const).flatMap((signal) =>
+    process.listeners(signal).map((listener): SignalListener => [signal, listener]),
+  )
+}
+
+/** Miniflare ends the process at once on a signal; whoever started it has more to close. */
+function dropSignalListeners(kept: readonly SignalListener[]): void {
+  for (const [signal, listener] of listSignalListeners()) {
+    if (!kept.some((entry) => entry[1] === listener)) process.off(signal, listener)
   }
 }
 

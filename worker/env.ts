@@ -9,16 +9,18 @@ export interface StorageBindings {
 
 export type Config = Readonly<z.output<typeof configSchema>>
 
-let parsed: { readonly env: object; readonly config: Config } | undefined
+const parsed = new WeakMap<object, Config>()
 
-/** The Worker's variables, checked once an isolate. Throws an error that names each variable at fault. */
+/** The Worker's variables, checked once an environment. Throws an error that names each variable at fault. */
 export function parseConfig(env: object): Config {
-  if (parsed?.env === env) return parsed.config
+  const known = parsed.get(env)
+  if (known !== undefined) return known
   const result = configSchema.safeParse(env)
   if (!result.success) {
     const faults = result.error.issues.map((issue) => `${issue.path.join('.')}: ${issue.message}`)
     throw new Error(`Configuration: ${faults.join('; ')}`)
   }
-  parsed = { env, config: Object.freeze(result.data) }
-  return parsed.config
+  const config = Object.freeze(result.data)
+  parsed.set(env, config)
+  return config
 }

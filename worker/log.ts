@@ -27,7 +27,7 @@ export interface LogFields {
   readonly errorStack?: string | undefined
 }
 
-export type LogEvent =
+type LogEvent =
   | 'request'
   | 'relayed'
   | 'request_failed'

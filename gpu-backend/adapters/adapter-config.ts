@@ -17,10 +17,19 @@ export interface ModulePlan extends LinearModule {
   readonly scale: number
 }
 
-export const MAX_RANK = 256
+const MAX_RANK = 256
 
 const rankSchema = z.int().min(1).max(MAX_RANK)
 const nameListSchema = z.array(z.string().min(1)).min(1)
+const MAX_PATTERN_COUNT = 2000
+const patternsOf = <Value extends z.ZodType>(value: Value) =>
+  z
+    .record(z.string().min(1), value)
+    .refine(
+      (patterns) => Object.keys(patterns).length <= MAX_PATTERN_COUNT,
+      `has more than ${MAX_PATTERN_COUNT} patterns`,
+    )
+
 /** A feature that must not be used: absent, null, false or empty. */
 const off = (sentence: string) =>
   z
@@ -46,8 +55,8 @@ const configSchema = z.looseObject({
   exclude_modules: z.union([z.string().min(1), z.array(z.string())]).nullish(),
   layers_to_transform: z.union([z.int().min(0), z.array(z.int().min(0))]).nullish(),
   layers_pattern: z.union([z.string(), z.array(z.string())]).nullish(),
-  rank_pattern: z.record(z.string().min(1), rankSchema).nullish(),
-  alpha_pattern: z.record(z.string().min(1), z.number()).nullish(),
+  rank_pattern: patternsOf(rankSchema).nullish(),
+  alpha_pattern: patternsOf(z.number()).nullish(),
   bias: z.literal('none', 'trained biases are not supported, only "none"').nullish(),
   init_lora_weights: z
     .literal(HARMLESS_INITS, 'this initialisation changes the base weights and is not supported')

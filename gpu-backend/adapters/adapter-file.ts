@@ -38,7 +38,7 @@ export async function readAdapterFile(
   const plan = planModules(await readJsonFile(folder, CONFIG, rootDir), config.layerCount)
   const bytes = await readConfinedFile(folder, WEIGHTS, { rootDir, maxBytes: maxFileBytes })
   try {
-    return assembleLoraWeights(plan, parseSafetensors(bytes), config)
+    return await assembleLoraWeights(plan, parseSafetensors(bytes), config)
   } catch (error) {
     if (!(error instanceof ModelFileError)) throw error
     throw rejectFile(WEIGHTS, `cannot be used: ${error.message.replace(/\.$/, '')}`, error)

@@ -4,13 +4,14 @@ import { z } from 'zod'
 import { type Address, addressSchema } from '../../protocol/digest.ts'
 import { BackendError } from '../errors.ts'
 
+const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$/
+const NAME_RULE = 'must be 1 to 100 letters, digits, ".", "_" or "-"'
+
 /** An adapter's own id: no `:`, which stands between base and adapter in `model`, and no `/`. */
-export const adapterIdSchema = z
-  .string()
-  .regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$/, 'must be 1 to 100 letters, digits, ".", "_" or "-"')
+export const adapterIdSchema = z.string().regex(NAME, NAME_RULE)
 
 /** A folder of DATANETS_DIR. */
-export const datanetNameSchema = adapterIdSchema
+export const datanetNameSchema = z.string().regex(NAME, NAME_RULE)
 
 /** `tallygate.json` beside the PEFT files: who is paid for the adapter, and what it was trained on. */
 const manifestSchema = z.strictObject({

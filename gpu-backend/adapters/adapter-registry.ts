@@ -19,7 +19,7 @@ export interface AdapterVersion {
   readonly loadedAtMs: number
 }
 
-export type AdapterStatus =
+type AdapterStatus =
   /** A `version` that is already there goes on serving while its successor loads. */
   | { readonly state: 'loading'; readonly version: AdapterVersion | null }
   | { readonly state: 'ready'; readonly version: AdapterVersion }
@@ -29,14 +29,13 @@ export type AdapterStatus =
 
 export interface AdapterEntry {
   readonly id: string
-  readonly folder: string
   readonly status: AdapterStatus
   /** Requests in flight on the version that serves. */
   readonly useCount: number
 }
 
 /** The use of one version by one request. */
-export interface AdapterLease {
+interface AdapterLease {
   readonly version: AdapterVersion
   /** Call once, when the request has ended. */
   readonly release: () => void
@@ -68,7 +67,6 @@ interface AdapterRegistryOptions {
 
 interface Slot {
   readonly id: string
-  folder: string
   status: AdapterStatus
   /** The last of the loads and unloads that were asked for. */
   tail: Promise<unknown>
@@ -81,9 +79,9 @@ export function createAdapterRegistry(options: AdapterRegistryOptions): AdapterR
   const slots = new Map<string, Slot>()
   const versions = createVersions(options)
 
-  const describe = ({ id, folder, status }: Slot): AdapterEntry => {
+  const describe = ({ id, status }: Slot): AdapterEntry => {
     const version = pickServing(status)
-    return { id, folder, status, useCount: version ? versions.countUses(version) : 0 }
+    return { id, status, useCount: version ? versions.countUses(version) : 0 }
   }
 
   const enqueue = <Result>(slot: Slot, run: () => Promise<Result>): Promise<Result> => {
@@ -106,7 +104,6 @@ export function createAdapterRegistry(options: AdapterRegistryOptions): AdapterR
       slot.status = previous ? { state: 'ready', version: previous } : { state: 'failed', error }
       throw error
     }
-    slot.folder = registration.folder
     if (previous) versions.retireLater(previous)
     return describe(slot)
   }
@@ -120,7 +117,7 @@ export function createAdapterRegistry(options: AdapterRegistryOptions): AdapterR
 
   return {
     register: (registration) => {
-      const slot = slots.get(registration.id) ?? createSlot(registration)
+      const slot = slots.get(registration.id) ?? createSlot(registration.id)
       slots.set(slot.id, slot)
       if (slot.load && isDeepStrictEqual(slot.load.registration, registration)) {
         return slot.load.done
@@ -200,10 +197,9 @@ function createVersions({ engine, readWeights, openAttributor, log, now }: Adapt
   return { open, retire, retireLater, use, countUses }
 }
 
-function createSlot({ id, folder }: AdapterRegistration): Slot {
+function createSlot(id: string): Slot {
   return {
     id,
-    folder,
     status: { state: 'loading', version: null },
     tail: Promise.resolve(),
     pendingCount: 0,

@@ -1,5 +1,5 @@
-import { createHash } from 'node:crypto'
-import type { Digest } from '../../protocol/digest.ts'
+import { createHash, type Hash } from 'node:crypto'
+import { setImmediate } from 'node:timers/promises'
 import { BackendError } from '../errors.ts'
 import { linearSizes, type ModelConfig } from '../model/model-source.ts'
 import { type SafetensorsFile, type StoredTensor, toFloat32 } from '../model/safetensors.ts'
@@ -11,14 +11,14 @@ const TENSOR_PREFIX = 'base_model.model.'
 
 /**
  * The weights that the plan asks for, out of the file's tensors: each planned module has exactly its
- * two matrices, of the right shape, all finite, and nothing else is there. Throws `adapter_rejected`
- * naming the tensor at fault.
+ * two matrices, of the right shape, all finite, and nothing else is there. Module by module, with
+ * everybody else's streams in between. Throws `adapter_rejected` naming the tensor at fault.
  */
-export function assembleLoraWeights(
+export async function assembleLoraWeights(
   plan: ReadonlyMap<LoraModuleKey, ModulePlan>,
   { tensors }: SafetensorsFile,
   config: ModelConfig,
-): LoraWeights {
+): Promise<LoraWeights> {
   const sizes = linearSizes(config)
   const modules = new Map<LoraModuleKey, LoraModule>()
   const unclaimed = new Set(tensors.keys())
@@ -28,19 +28,21 @@ export function assembleLoraWeights(
     unclaimed.delete(name)
     return readFinite(tensor, shape)
   }
+  const hash = createHash('sha256').update('tallygate lora 1\n')
+  let sizeBytes = 0
   for (const [key, { name, linear, rank, scale }] of plan) {
+    await setImmediate()
     const [inSize, outSize] = sizes[linear]
     const a = claim(`${TENSOR_PREFIX}${name}.lora_A.weight`, [rank, inSize])
-    const b = claim(`${TENSOR_PREFIX}${name}.lora_B.weight`, [outSize, rank])
-    modules.set(key, { rank, scale, a, b: transpose(b, outSize, rank) })
+    const stored = claim(`${TENSOR_PREFIX}${name}.lora_B.weight`, [outSize, rank])
+    const b = transpose(stored, outSize, rank)
+    modules.set(key, { rank, scale, a, b })
+    digestModule(hash, key, { rank, scale, a, b })
+    sizeBytes += a.byteLength + b.byteLength
   }
   const [unknown] = unclaimed
   if (unknown !== undefined) throw rejected(unknown, 'belongs to no module that the config names')
-  const sizeBytes = [...modules.values()].reduce(
-    (sum, { a, b }) => sum + a.byteLength + b.byteLength,
-    0,
-  )
-  return { digest: digestModules(modules), sizeBytes, modules }
+  return { digest: `0x${hash.digest('hex')}`, sizeBytes, modules }
 }
 
 function readFinite(tensor: StoredTensor, shape: readonly [number, number]): Float32Array {
@@ -68,20 +70,16 @@ function transpose(values: Float32Array, outSize: number, rank: number): Float32
 }
 
 /**
- * SHA-256 over what the adapter computes: for each module in canonical order its key, rank, scale
- * and matrices as float32, little-endian. Two files of the same values have the same digest,
+ * The digest covers what the adapter computes: for each module in canonical order its key, rank,
+ * scale and matrices as float32, little-endian. Two files of the same values have the same digest,
  * whatever the order, dtype or metadata they are stored with.
  */
-function digestModules(modules: ReadonlyMap<LoraModuleKey, LoraModule>): Digest {
-  const hash = createHash('sha256').update('tallygate lora 1\n')
-  for (const [key, { rank, scale, a, b }] of modules) {
-    hash
-      .update(`${key} ${rank} `)
-      .update(new Float64Array([scale]))
-      .update(a)
-      .update(b)
-  }
-  return `0x${hash.digest('hex')}`
+function digestModule(hash: Hash, key: LoraModuleKey, { rank, scale, a, b }: LoraModule): void {
+  hash
+    .update(`${key} ${rank} `)
+    .update(new Float64Array([scale]))
+    .update(a)
+    .update(b)
 }
 
 function rejected(param: string, why: string): BackendError {

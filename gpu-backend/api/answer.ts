@@ -11,20 +11,14 @@ import {
 import type { BackendContext, Services } from './services.ts'
 import { createEventStream } from './sse.ts'
 
-export interface FinishedChoice {
-  readonly index: number
-  readonly text: string
-  readonly reason: FinishReason
-}
-
-export interface PiecePlace {
+interface PiecePlace {
   readonly isFirst: boolean
   readonly isLast: boolean
 }
 
 /** How an operation words its answers; everything else about answering is the same. */
 export interface AnswerWording {
-  /** Before the first `_` or `-` of a response id: `chatcmpl`. */
+  /** A response id is this, `-`, and what follows `req_` in the request id. */
   readonly idPrefix: string
   readonly object: string
   readonly chunkObject: string

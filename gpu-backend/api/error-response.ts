@@ -18,8 +18,9 @@ export function toBackendError(thrown: unknown): BackendError {
   )
 }
 
-/** Answers, logs and counts a request that ended in a throw. */
+/** Answers, logs and counts a request that ended in a throw; one whose caller left gets no answer. */
 export function answerError(c: BackendContext, thrown: unknown, services: Services): Response {
+  if (c.req.raw.signal.aborted) return new Response(null, { status: 499 })
   const error = toBackendError(thrown)
   const { status } = BACKEND_ERRORS[error.code]
   services.counters.errors.count(error.code)

@@ -126,7 +126,7 @@ async function runChoices(services: Services, running: RunningJob): Promise<Back
   let failure: BackendError | null = null
   const failed = new AbortController()
   const signal = AbortSignal.any([running.signal, services.shutdownSignal, failed.signal])
-  setMaxListeners(running.choices.length, signal)
+  setMaxListeners(0, signal)
   const runChoice = async (choice: Choice, index: number) => {
     const request = planRequest(services, running, index)
     for await (const event of services.engine.generate(request, signal)) {

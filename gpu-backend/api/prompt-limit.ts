@@ -20,17 +20,20 @@ export function refuseFarTooLong(
   { contextTokens, encode, param }: PromptLimit,
 ): void {
   const limit = 2 * contextTokens
+  const tooLong = () =>
+    new BackendError(
+      'context_length_exceeded',
+      `The model's context is ${contextTokens} tokens, and the prompt has more than that.`,
+      { param },
+    )
+  // Each message takes a token at least, of the template.
+  if (texts.length > contextTokens) throw tooLong()
   if (texts.reduce((sum, text) => sum + text.length, 0) <= limit) return
   let tokenCount = 0
   for (const text of texts) {
     for (let start = 0; start < text.length; start += PIECE_LENGTH) {
       tokenCount += encode(text.slice(start, start + PIECE_LENGTH)).length
-      if (tokenCount <= limit) continue
-      throw new BackendError(
-        'context_length_exceeded',
-        `The model's context is ${contextTokens} tokens, and the prompt has more than that.`,
-        { param },
-      )
+      if (tokenCount > limit) throw tooLong()
     }
   }
 }

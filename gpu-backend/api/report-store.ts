@@ -1,7 +1,7 @@
 import type { Provenance, RequestReport, Usage } from '../../protocol/backend.ts'
 
 /** How long a report outlives its request. */
-export const REPORT_LIFETIME_MS = 600_000
+const REPORT_LIFETIME_MS = 600_000
 
 interface ReportStoreOptions {
   readonly now: () => number

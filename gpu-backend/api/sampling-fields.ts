@@ -3,7 +3,8 @@ import type { SamplingParams } from '../engine/engine-port.ts'
 import { BackendError } from '../errors.ts'
 import { UNSUPPORTED } from './json-body.ts'
 
-export const MAX_CHOICE_COUNT = 8
+const MAX_CHOICE_COUNT = 8
+const MAX_BIAS_COUNT = 1024
 const MAX_STOP_COUNT = 4
 const MAX_STOP_LENGTH = 1000
 
@@ -40,6 +41,10 @@ export const samplingFields = {
   repetition_penalty: z.number().min(0.01).max(10).nullish(),
   logit_bias: z
     .record(z.string().regex(/^\d{1,9}$/, 'must be a token id'), z.number().min(-100).max(100))
+    .refine(
+      (biases) => Object.keys(biases).length <= MAX_BIAS_COUNT,
+      `must not name more than ${MAX_BIAS_COUNT} tokens`,
+    )
     .nullish(),
   seed: z.int().nullish(),
   stop: z

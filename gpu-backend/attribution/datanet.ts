@@ -35,7 +35,7 @@ export interface DatanetFiles {
 
 /** The index is built in one go on the HTTP thread; this much takes it about a second. */
 export const MAX_DATANET_SIZE_BYTES = 4 * 1024 * 1024
-export const MAX_CONTRIBUTORS_SIZE_BYTES = 1024 * 1024
+const MAX_CONTRIBUTORS_SIZE_BYTES = 1024 * 1024
 
 const idSchema = z.string().min(1).max(200)
 

@@ -25,7 +25,7 @@ export interface PlacedRow {
 export interface StepLayout {
   /** Decode rows first, then chunk rows, each in the order of their tokens. */
   readonly rows: readonly PlacedRow[]
-  /** T: the rows' tokens, and perhaps one of padding after them. */
+  /** T. */
   readonly tokenCount: number
   readonly ranges: Readonly<Record<RowGroup, PageRange>>
   /** Query heads that share a key/value head. */
@@ -146,6 +146,6 @@ function causalMask(chunkLength: number, queryHeads: number): Tensor {
   return { data: mask, dims: [queryHeads * chunkLength, chunkLength] }
 }
 
-function int64s(values: readonly number[], dims: readonly number[]): Tensor {
+export function int64s(values: readonly number[], dims: readonly number[]): Tensor {
   return { data: BigInt64Array.from(values, BigInt), dims }
 }

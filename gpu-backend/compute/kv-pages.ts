@@ -14,7 +14,7 @@ export interface PagedRow extends KvRow {
 export interface PageRange {
   readonly first: number
   readonly count: number
-  /** By layer, [count, KV, 64, D] float32 each. */
+  /** By layer: `k` [count, KV, D, 64], `v` [count, KV, 64, D] float32. */
   readonly layers: readonly { readonly k: Tensor; readonly v: Tensor }[]
 }
 
@@ -92,7 +92,8 @@ export class KvPages {
    * [2L, T, KV, D].
    */
   append(row: PagedRow, present: Float32Array, tokens: { first: number; count: number }): void {
-    const tokenSize = this.#heads * this.#headSize
+    const size = this.#headSize
+    const tokenSize = this.#heads * size
     const layerSize = present.length / (2 * this.#layers.length)
     for (let i = 0; i < tokens.count; i++) {
       const slot = row.length % PAGE_LENGTH
@@ -101,9 +102,14 @@ export class KvPages {
       assert(page !== undefined, 'A row that holds tokens has a page.')
       this.#layers.forEach((layer, l) => {
         const from = l * layerSize + (tokens.first + i) * tokenSize
-        this.#write(layer.k, page, slot, present.subarray(from, from + tokenSize))
         const fromV = from + this.#layers.length * layerSize
-        this.#write(layer.v, page, slot, present.subarray(fromV, fromV + tokenSize))
+        for (let head = 0; head < this.#heads; head++) {
+          const to = (page * this.#heads + head) * PAGE_LENGTH * size
+          for (let d = 0; d < size; d++) {
+            layer.k[to + d * PAGE_LENGTH + slot] = present[from + head * size + d] ?? 0
+            layer.v[to + slot * size + d] = present[fromV + head * size + d] ?? 0
+          }
+        }
       })
       row.length += 1
     }
@@ -111,15 +117,6 @@ export class KvPages {
 
   get #pageSize(): number {
     return this.#heads * PAGE_LENGTH * this.#headSize
-  }
-
-  /** One token's heads, [KV, D], into a page, [KV, 64, D]. */
-  #write(pages: Float32Array, page: number, slot: number, token: Float32Array): void {
-    const size = this.#headSize
-    for (let head = 0; head < this.#heads; head++) {
-      const to = ((page * this.#heads + head) * PAGE_LENGTH + slot) * size
-      for (let d = 0; d < size; d++) pages[to + d] = token[head * size + d] ?? 0
-    }
   }
 
   #addPage(row: PagedRow): void {
@@ -169,12 +166,14 @@ export class KvPages {
     const first = Math.min(from, this.pageCount - count)
     const known = this.#ranges.get(group)
     if (known?.first === first && known.count === count) return known
-    const dims = [count, this.#heads, PAGE_LENGTH, this.#headSize]
-    const view = (array: Float32Array): Tensor => ({
+    const view = (array: Float32Array, pageDims: readonly number[]): Tensor => ({
       data: array.subarray(first * this.#pageSize, (first + count) * this.#pageSize),
-      dims,
+      dims: [count, this.#heads, ...pageDims],
     })
-    const layers = this.#layers.map(({ k, v }) => ({ k: view(k), v: view(v) }))
+    const layers = this.#layers.map(({ k, v }) => ({
+      k: view(k, [this.#headSize, PAGE_LENGTH]),
+      v: view(v, [PAGE_LENGTH, this.#headSize]),
+    }))
     const range = { first, count, layers }
     this.#ranges.set(group, range)
     return range

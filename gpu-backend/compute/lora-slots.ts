@@ -4,6 +4,8 @@ import {
   LINEAR_GROUP_NAMES,
   LINEAR_GROUPS,
   type LinearGroup,
+  LORA_KEPT,
+  LORA_TOKENS,
   loraInputs,
   loraLayerInput,
   RANK_TILE,
@@ -14,6 +16,7 @@ import {
   linearSizes,
   type ModelConfig,
 } from '../model/model-source.ts'
+import { int64s } from './feeds.ts'
 import type { Tensor } from './session.ts'
 
 interface LoadedAdapter {
@@ -76,8 +79,14 @@ export class LoraSlots {
       assert(adapter, `Adapter ${digest} is loaded.`)
       active.set(digest, adapter)
     }
-    const feeds: Record<string, Tensor> = {}
-    for (const group of this.#groups) Object.assign(feeds, group.feed(active, adapters))
+    const kept = adapters.map((_, token) => token)
+    const tokens = kept.length === 1 ? [0, 0] : kept
+    const feeds: Record<string, Tensor> = {
+      [LORA_TOKENS]: int64s(tokens, [tokens.length]),
+      [LORA_KEPT]: int64s(kept, [kept.length]),
+    }
+    const owners = tokens.map((token) => adapters[token] ?? null)
+    for (const group of this.#groups) Object.assign(feeds, group.feed(active, owners))
     return feeds
   }
 }
@@ -178,7 +187,7 @@ class SlotGroup {
 
   #write(slot: Slot, weights: LoraWeights): void {
     const { start, size, linear } = slot
-    while (start + size > this.#capacity) this.#grow()
+    this.#grow(start + size)
     const column = this.#columns.get(linear) ?? 0
     const inputs = this.#inputSize
     const outputs = this.#outputSize
@@ -189,15 +198,16 @@ class SlotGroup {
       if (!module) return
       a.set(module.a, start * inputs)
       const width = module.b.length / module.rank
-      for (let i = 0; i < module.b.length; i++) {
-        const to = (start + Math.floor(i / width)) * outputs + column + (i % width)
-        b[to] = (module.b[i] ?? 0) * module.scale
+      for (let r = 0; r < module.rank; r++) {
+        const to = (start + r) * outputs + column
+        for (let i = 0; i < width; i++) b[to + i] = (module.b[r * width + i] ?? 0) * module.scale
       }
     })
   }
 
-  #grow(): void {
-    this.#capacity *= 2
+  #grow(ranks: number): void {
+    if (ranks <= this.#capacity) return
+    this.#capacity = nextPowerOfTwo(ranks)
     this.#layers = this.#layers.map(({ a, b }) => {
       const grown = this.#createLayer(this.#capacity)
       grown.a.set(a)
@@ -254,5 +264,8 @@ function nextPowerOfTwo(rank: number): number {
 }
 
 function areFinite(values: Float32Array, scale: number): boolean {
-  return values.every((value) => Number.isFinite(Math.fround(value * scale)))
+  // The sum of |value| · 0 is 0, unless one of them is infinite or NaN.
+  let sum = 0
+  for (let i = 0; i < values.length; i++) sum += Math.fround((values[i] ?? 0) * scale) * 0
+  return sum === 0
 }

@@ -96,7 +96,8 @@ class LlamaRunner implements LoraModelRunner {
     this.#check(rows)
     const order = [...rows.filter(isDecode), ...rows.filter((row) => !isDecode(row))]
     const placed = this.#place(order)
-    const { tokens, adapters } = flatten(order)
+    const tokens = Int32Array.from(order.flatMap((row) => [...row.tokens]))
+    const adapters = order.flatMap((row) => Array.from(row.tokens, () => row.adapter))
     const results = await this.#session.run(
       {
         [EMBEDDINGS]: {
@@ -181,19 +182,4 @@ class LlamaRunner implements LoraModelRunner {
 
 function isDecode(row: StepRow): boolean {
   return row.tokens.length === 1
-}
-
-/**
- * The step's tokens and the adapter of each. A lone token with an adapter is doubled: for products
- * of one row ONNX Runtime sums in another order, and its result would depend on the batch.
- */
-function flatten(order: readonly StepRow[]) {
-  const tokens = order.flatMap((row) => [...row.tokens])
-  const adapters = order.flatMap((row) => Array.from(row.tokens, () => row.adapter))
-  const [first] = tokens
-  if (tokens.length === 1 && first !== undefined && adapters[0] != null) {
-    tokens.push(first)
-    adapters.push(adapters[0])
-  }
-  return { tokens: Int32Array.from(tokens), adapters }
 }

@@ -33,10 +33,10 @@ export function addAttentionInputs(graph: OnnxGraph, config: ModelConfig): void 
     graph.input(inputs.pageMask, 'float32', [`P_${group}`, 1, 1, PAGE_LENGTH])
     graph.input(inputs.tiles, 'int64', [`W_${group}`, `B_${group}`])
     graph.input(inputs.tileMask, 'float32', [`W_${group}`, `B_${group}`, 1, 1, 1])
-    const pages = [`P_${group}`, kvHeadCount, PAGE_LENGTH, headSize]
+    const heads = [`P_${group}`, kvHeadCount]
     for (let layer = 0; layer < layerCount; layer++) {
-      graph.input(pagesInput(group, 'k', layer), 'float32', pages)
-      graph.input(pagesInput(group, 'v', layer), 'float32', pages)
+      graph.input(pagesInput(group, 'k', layer), 'float32', [...heads, headSize, PAGE_LENGTH])
+      graph.input(pagesInput(group, 'v', layer), 'float32', [...heads, PAGE_LENGTH, headSize])
     }
   }
   graph.input(CAUSAL_MASK, 'float32', ['GS', 'S'])
@@ -47,10 +47,9 @@ export function addAttentionInputs(graph: OnnxGraph, config: ModelConfig): void 
  * zeros where the group is off.
  *
  * A row attends to tiles: its own new tokens, and each page of its past. Every tile gives its own
- * softmax-weighted values and the logarithm of its softmax's denominator; a softmax over those
- * logarithms weighs the tiles (flash decoding, "split K"). So the cost follows the pages in use
- * rather than the longest row, pages lie anywhere, and since each product has the same shape
- * whatever the batch, so has each sum the same order.
+ * softmax-weighted values, and these are averaged by the tiles' denominators (flash decoding, "split
+ * K"). So the cost follows the pages in use rather than the longest row, pages lie anywhere, and
+ * since each product has the same shape whatever the batch, so has each sum the same order.
  */
 export function addGroupAttention(
   graph: OnnxGraph,
@@ -75,7 +74,7 @@ export function addGroupAttention(
       const byToken = branch.node('Transpose', [byHead], { perm: [0, 3, 1, 2, 4] })
       return branch.node('Reshape', [byToken, branch.ints([-1, queriesSize])])
     },
-    (branch) => branch.node('Expand', [branch.float(0), branch.ints([1, queriesSize])]),
+    (branch) => branch.node('ConstantOfShape', [branch.ints([1, queriesSize])]),
   )
 }
 
@@ -95,11 +94,14 @@ function pickRows(
   return { q: pick(heads.q), k: pick(heads.k), v: pick(heads.v) }
 }
 
+/** A softmax's denominator is `exp(peak) / peakWeight`; all three are [tiles, KV, G·S, …]. */
 interface Tiles {
-  /** [tiles, KV, G·S, D]. */
+  /** [… D]: weighted by the softmax. */
   readonly values: string
-  /** Logarithms of the softmaxes' denominators, [tiles, KV, G·S, 1]. */
-  readonly logs: string
+  /** [… 1]: the highest score. */
+  readonly peak: string
+  /** [… 1]: its weight. */
+  readonly peakWeight: string
 }
 
 /** A tile a row: its own new tokens. */
@@ -108,12 +110,10 @@ function addOwnTiles(
   { q, k, v }: AttentionHeads,
   { group, config }: GroupOptions,
 ): Tiles {
-  const scores = graph.microsoftNode('FusedMatMul', [q, k], scoreAttributes(config))
+  const scores = graph.microsoftNode('FusedMatMul', [q, k], { transB: 1, ...scoreScale(config) })
   if (group === 'chunk') return attend(graph, graph.node('Add', [scores, CAUSAL_MASK]), v)
-  // One token attends to itself alone: its weight is 1 and its score is the logarithm.
-  const queryHeads = config.headCount / config.kvHeadCount
-  const values = graph.node('Expand', [v, graph.ints([1, 1, queryHeads, 1])])
-  return { values, logs: scores }
+  const weights = graph.node('Softmax', [scores], { axis: -1 }) // one token: 1
+  return { values: graph.node('MatMul', [weights, v]), peak: scores, peakWeight: weights }
 }
 
 /** A tile a page of the rows' past. */
@@ -121,31 +121,35 @@ function addPageTiles(graph: OnnxGraph, q: string, { group, layer, config }: Gro
   const { pageRows, pageMask } = rowGroupInputs(group)
   const queries = graph.node('Gather', [q, pageRows], { axis: 0 })
   const k = pagesInput(group, 'k', layer)
-  const scores = graph.microsoftNode('FusedMatMul', [queries, k], scoreAttributes(config))
+  const scores = graph.microsoftNode('FusedMatMul', [queries, k], scoreScale(config))
   return attend(graph, graph.node('Add', [scores, pageMask]), pagesInput(group, 'v', layer))
 }
 
 function attend(graph: OnnxGraph, scores: string, v: string): Tiles {
   const weights = graph.node('Softmax', [scores], { axis: -1 })
+  const highest = (of: string) => graph.node('ReduceMax', [of], { axes: [-1], keepdims: 1 })
   return {
     values: graph.node('MatMul', [weights, v]),
-    logs: graph.node('ReduceLogSumExp', [scores], { axes: [-1], keepdims: 1 }),
+    peak: highest(scores),
+    peakWeight: highest(weights),
   }
 }
 
-/** [B, KV, G·S, D]. The sum runs over the outermost axis, so its order is the tiles' order. */
+/** [B, KV, G·S, D]. The sums run over the outermost axis, so their order is the tiles' order. */
 function combineTiles(graph: OnnxGraph, own: Tiles, past: Tiles, group: RowGroup): string {
   const { tiles, tileMask } = rowGroupInputs(group)
   const gather = (part: keyof Tiles) => {
     const all = graph.node('Concat', [own[part], past[part]], { axis: 0 })
     return graph.node('Gather', [all, tiles], { axis: 0 }) // [W, B, KV, G·S, …]
   }
-  const logs = graph.node('Add', [gather('logs'), tileMask])
-  const weights = graph.node('Softmax', [logs], { axis: 0 })
+  const sum = (of: string) => graph.node('ReduceSum', [of, graph.ints([0])], { keepdims: 0 })
+  const peaks = graph.node('Add', [gather('peak'), tileMask])
+  const shares = graph.node('Softmax', [peaks], { axis: 0 })
+  const weights = graph.node('Div', [shares, gather('peakWeight')])
   const weighted = graph.node('Mul', [gather('values'), weights])
-  return graph.node('ReduceSum', [weighted, graph.ints([0])], { keepdims: 0 })
+  return graph.node('Div', [sum(weighted), sum(weights)])
 }
 
-function scoreAttributes({ headSize }: ModelConfig) {
-  return { transB: 1, alpha: { float: 1 / Math.sqrt(headSize) } }
+function scoreScale({ headSize }: ModelConfig) {
+  return { alpha: { float: 1 / Math.sqrt(headSize) } }
 }

@@ -75,14 +75,22 @@ export function rowGroupInputs(group: RowGroup) {
 /** [N/KV · S, S] float32: 0 up to a token itself, MASKED after it. */
 export const CAUSAL_MASK = 'chunk.causal_mask'
 
-/** Keys or values of the group's pages: [P, KV, 64, D] float32. */
+/** The group's pages: keys [P, KV, D, 64] (so that scores need no transpose), values [P, KV, 64, D] float32. */
 export function pagesInput(group: RowGroup, part: 'k' | 'v', layer: number): string {
   return `${group}.${part}.${layer}`
 }
 
 /**
- * - `on` [] bool: whether the step has an adapter for this group of layers. Then T ≥ 2.
- * - `mask` [T, R] bool: the ranks that are a token's own.
+ * Tokens that the adapters run: [T] int64, all in order; a lone token twice. For a product of one
+ * row ONNX Runtime sums in another order, and the token's result would depend on the batch.
+ */
+export const LORA_TOKENS = 'lora.tokens'
+/** [T] int64: 0 … T − 1, what is kept of them. */
+export const LORA_KEPT = 'lora.kept'
+
+/**
+ * - `on` [] bool: whether the step has an adapter for this group of layers.
+ * - `mask` [max(2, T), R] bool: the ranks that are a token's own.
  */
 export function loraInputs(group: LinearGroup) {
   return { on: `lora.${group}.on`, mask: `lora.${group}.mask` }

@@ -1,4 +1,10 @@
-import { type LinearGroup, loraInputs, loraLayerInput } from './graph-inputs.ts'
+import {
+  type LinearGroup,
+  LORA_KEPT,
+  LORA_TOKENS,
+  loraInputs,
+  loraLayerInput,
+} from './graph-inputs.ts'
 import type { LinearWeights } from './model-source.ts'
 import type { OnnxGraph } from './onnx-writer.ts'
 
@@ -48,12 +54,13 @@ export function addLora(
     on,
     (branch) => {
       const a = loraLayerInput(group, 'a', layer)
-      const tiles = branch.microsoftNode('FusedMatMul', [x, a], { transB: 1 }) // [R/16, T, 16]
+      const rows = branch.node('Gather', [x, LORA_TOKENS], { axis: 0 })
+      const tiles = branch.microsoftNode('FusedMatMul', [rows, a], { transB: 1 }) // [R/16, T, 16]
       const byToken = branch.node('Transpose', [tiles], { perm: [1, 0, 2] })
       const ranks = branch.node('Reshape', [byToken, branch.ints([0, -1])]) // [T, R]
       const own = branch.node('Where', [mask, ranks, branch.float(0)])
-      const delta = branch.node('MatMul', [own, loraLayerInput(group, 'b', layer)])
-      return branch.node('Add', [y, delta])
+      const deltas = branch.node('MatMul', [own, loraLayerInput(group, 'b', layer)])
+      return branch.node('Add', [y, branch.node('Gather', [deltas, LORA_KEPT], { axis: 0 })])
     },
     (branch) => branch.node('Identity', [y]),
   )

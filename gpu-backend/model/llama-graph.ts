@@ -7,6 +7,8 @@ import {
   LINEAR_GROUPS,
   type LinearGroup,
   LOGITS,
+  LORA_KEPT,
+  LORA_TOKENS,
   loraInputs,
   loraLayerInput,
   POSITIONS,
@@ -76,13 +78,15 @@ function addInputs(graph: OnnxGraph, config: ModelConfig): void {
   graph.input(WANTED_TOKENS, 'int64', ['N'])
   graph.input(ATTENTION_ROWS, 'int64', ['T'])
   addAttentionInputs(graph, config)
+  graph.input(LORA_TOKENS, 'int64', ['TL'])
+  graph.input(LORA_KEPT, 'int64', ['T'])
   const sizes = linearSizes(config)
   for (const group of LINEAR_GROUP_NAMES) {
     const linears = LINEAR_GROUPS[group]
     const inputSize = sizes[linears[0]][0]
     const outputSize = linears.reduce((sum, linear) => sum + sizes[linear][1], 0)
     graph.input(loraInputs(group).on, 'bool', [])
-    graph.input(loraInputs(group).mask, 'bool', ['T', `R_${group}`])
+    graph.input(loraInputs(group).mask, 'bool', ['TL', `R_${group}`])
     for (let layer = 0; layer < config.layerCount; layer++) {
       const a = loraLayerInput(group, 'a', layer)
       graph.input(a, 'float32', [`RT_${group}`, RANK_TILE, inputSize])

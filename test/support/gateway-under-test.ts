@@ -7,7 +7,7 @@ import { startGateway } from '../../scripts/gateway.ts'
 const ADMIN_KEY = 'tgadmin_0123456789abcdef0123456789abcdef'
 
 /** A row of `GET /v1/usage`, as far as tests look at it. */
-export interface UsageLine {
+interface UsageLine {
   readonly request_id: string
   readonly outcome: string
   readonly prompt_tokens: number

@@ -117,7 +117,10 @@ export async function streamChat(
         if (data === 'data: [DONE]') return finish('done')
         const chunk = JSON.parse(data.slice(6))
         if (chunk.error !== undefined) return finish('error_event')
-        if (chunk.usage) seen.usage = chunk.usage
+        if (chunk.usage) {
+          const { prompt_tokens, completion_tokens } = chunk.usage
+          seen.usage = { prompt_tokens, completion_tokens }
+        }
         const choice = chunk.choices[0]
         if (choice?.delta.content === undefined || choice.finish_reason !== null) continue
         seen.text += choice.delta.content
@@ -135,10 +138,10 @@ export async function streamChat(
   return finish('cut')
 }
 
-// biome-ignore lint/suspicious/noExplicitAny: whatever the endpoint answers
 export async function getJson(
   stack: Pick<StartedStack, 'baseUrl' | 'apiKey'>,
   path: string,
+  // biome-ignore lint/suspicious/noExplicitAny: whatever the endpoint answers
 ): Promise<any> {
   const response = await fetch(`${stack.baseUrl}${path}`, {
     headers: { authorization: `Bearer ${stack.apiKey}` },

@@ -6,7 +6,8 @@ import {
   linearSizes,
   type ModelConfig,
 } from '../../gpu-backend/model/model-source.ts'
-import { createRandom } from './random-model.ts'
+import { createRandom, gaussians } from './random.ts'
+import { seedOf } from './random-model.ts'
 
 export interface RandomAdapterOptions {
   readonly seed: number
@@ -18,18 +19,16 @@ export interface RandomAdapterOptions {
 /** A random adapter whose effect is of the size of the layers' own outputs. */
 export function createRandomAdapter(options: RandomAdapterOptions): LoraWeights {
   const { seed, config, rank, linears = LINEAR_NAMES } = options
-  const random = createRandom(`adapter.${seed}`)
+  const random = createRandom(seedOf(`adapter.${seed}`))
   const sizes = linearSizes(config)
-  const normals = (length: number, spread: number) =>
-    Float32Array.from({ length }, () => spread * random.normal())
   const modules = new Map<`${number}.${LinearName}`, LoraModule>()
   let sizeBytes = 0
   for (let layer = 0; layer < config.layerCount; layer++) {
     for (const linear of linears) {
       const [inputs, outputs] = sizes[linear]
-      const a = normals(rank * inputs, 1 / Math.sqrt(inputs))
-      const b = normals(rank * outputs, 0.5 / Math.sqrt(rank))
-      modules.set(`${layer}.${linear}`, { rank, scale: 0.5 + random.uniform(), a, b })
+      const a = gaussians(random, rank * inputs, 1 / Math.sqrt(inputs))
+      const b = gaussians(random, rank * outputs, 0.5 / Math.sqrt(rank))
+      modules.set(`${layer}.${linear}`, { rank, scale: 0.5 + random(), a, b })
       sizeBytes += a.byteLength + b.byteLength
     }
   }

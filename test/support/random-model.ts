@@ -5,6 +5,7 @@ import {
   type ModelConfig,
   type ModelSource,
 } from '../../gpu-backend/model/model-source.ts'
+import { createRandom, gaussians } from './random.ts'
 
 /** The smallest shape in which everything happens: grouped heads, several layers, blocks of 32. */
 export const TINY_CONFIG: ModelConfig = {
@@ -26,16 +27,14 @@ export interface RandomModelOptions {
   readonly config?: Partial<ModelConfig>
 }
 
-/** A random Llama-shaped model in memory, the same for the same options. Its vocabulary is bytes. */
+/** A random Llama-shaped model in memory, the same for the same options. It has no tokenizer. */
 export function createRandomModel({ seed, form, config = {} }: RandomModelOptions): ModelSource {
   const shape = { ...TINY_CONFIG, ...config }
   const sizes = linearSizes(shape)
   const linear = (name: string, inputs: number, outputs: number, spread: number) =>
-    randomLinear(createRandom(`${seed}.${name}`), form, { inputs, outputs, spread })
-  const norm = (name: string) => {
-    const random = createRandom(`${seed}.${name}`)
-    return Float32Array.from({ length: shape.hiddenSize }, () => 1 + 0.2 * random.normal())
-  }
+    randomLinear(createRandom(seedOf(`${seed}.${name}`)), form, { size: inputs * outputs, spread })
+  const norm = (name: string) =>
+    gaussians(createRandom(seedOf(`${seed}.${name}`)), shape.hiddenSize, 0.2).map((x) => 1 + x)
   const { hiddenSize, vocabSize } = shape
   return {
     name: `random-${seed}`,
@@ -63,50 +62,33 @@ export function createRandomModel({ seed, form, config = {} }: RandomModelOption
 }
 
 function randomLinear(
-  random: Random,
+  random: () => number,
   form: LinearWeights['form'],
-  { inputs, outputs, spread }: { inputs: number; outputs: number; spread: number },
+  { size, spread }: { readonly size: number; readonly spread: number },
 ): LinearWeights {
-  const blockCount = (inputs * outputs) / 32
-  const floats = (length: number, next: () => number) => Float32Array.from({ length }, next)
+  const scales = () => Float32Array.from({ length: size / 32 }, () => spread * (0.5 + random()))
   switch (form) {
     case 'f32':
-      return { form, values: floats(inputs * outputs, () => spread * random.normal()) }
+      return { form, values: gaussians(random, size, spread) }
     case 'q4': {
-      const scales = floats(blockCount, () => (spread * (0.5 + random.uniform())) / 4)
+      const steps = scales().map((scale) => scale / 4)
       return {
         form,
-        quants: Uint8Array.from({ length: blockCount * 16 }, () => random.uniform() * 256),
-        scales,
-        mins: scales.map((scale) => -scale * (7 + random.uniform())),
+        quants: Uint8Array.from({ length: size / 2 }, () => random() * 256),
+        scales: steps,
+        mins: steps.map((step) => -step * (7 + random())),
       }
     }
     case 'q8':
       return {
         form,
-        quants: Int8Array.from({ length: blockCount * 32 }, () => random.uniform() * 256 - 128),
-        scales: floats(blockCount, () => (spread * (0.5 + random.uniform())) / 64),
+        quants: Int8Array.from({ length: size }, () => random() * 256 - 128),
+        scales: scales().map((scale) => scale / 64),
       }
   }
 }
 
-export interface Random {
-  /** In [0, 1). */
-  readonly uniform: () => number
-  readonly normal: () => number
-  /** A whole number below `end`. */
-  readonly below: (end: number) => number
-}
-
-/** mulberry32, seeded by a name. */
-export function createRandom(name: string): Random {
-  let state = createHash('sha256').update(name).digest().readUInt32LE(0)
-  const uniform = () => {
-    state = (state + 0x6d2b79f5) | 0
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state)
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32
-  }
-  const normal = () => Math.sqrt(-2 * Math.log(1 - uniform())) * Math.cos(2 * Math.PI * uniform())
-  return { uniform, normal, below: (end) => Math.floor(uniform() * end) }
+/** A seed for `createRandom` that a text names. */
+export function seedOf(text: string): number {
+  return createHash('sha256').update(text).digest().readUInt32LE(0)
 }

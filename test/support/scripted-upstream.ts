@@ -22,7 +22,7 @@ export interface Exchange {
   readonly die: () => void
 }
 
-export type Script = (exchange: Exchange) => Promise<void> | void
+type Script = (exchange: Exchange) => Promise<void> | void
 
 export interface ScriptedModel {
   readonly script: Script

@@ -28,7 +28,7 @@ export const TINY_CONFIG: ModelConfig = {
 }
 
 /** One token a byte; the template writes `role: content` lines. */
-export const BYTE_MODEL: ServedModel = {
+const BYTE_MODEL: ServedModel = {
   id: 'tiny',
   digest: `0x${'ab'.repeat(32)}`,
   contextTokens: 512,

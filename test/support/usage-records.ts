@@ -7,7 +7,7 @@ import { createRequestId, createSalt } from '../../worker/ids.ts'
 import { usage } from '../../worker/ledger/schema.ts'
 import type { UsageRecord } from '../../worker/ledger/usage-record.ts'
 
-export const ACCOUNT_ID = 'acct_test'
+const ACCOUNT_ID = 'acct_test'
 export const ACCOUNT_SALT: Digest = `0x${'5a'.repeat(32)}`
 
 let count = 0

@@ -16,7 +16,7 @@ import type { AccountSettings, KeySettings } from './account-settings.ts'
 import { type AccountRow, AccountTables, type KeyRow } from './account-tables.ts'
 import { decideAdmission } from './admission.ts'
 import { createApiKey } from './api-key.ts'
-import { budgetOf, createMeter, settleMeter, snapshotLimits } from './meter.ts'
+import { budgetOf, changeLimits, createMeter, settleMeter, snapshotLimits } from './meter.ts'
 import { fetchRequestReport } from './report-client.ts'
 import { priceSettlement, type Reservation } from './settlement.ts'
 import { planSweep, type SweepPlan } from './sweep.ts'
@@ -84,10 +84,11 @@ export class AccountObject extends DurableObject<StorageBindings> {
 
   /** Creates the account or changes its limits and budget; what it has spent stays. */
   configure(settings: AccountSettings): AccountDescription {
+    const nowMs = Date.now()
     return this.#transact(() => {
       const account = this.#tables.findAccount()
-      if (account !== null) this.#tables.updateAccountMeter({ ...account, ...settings })
-      else this.#insertAccount(settings)
+      if (account === null) this.#insertAccount(settings, nowMs)
+      else this.#tables.updateAccountMeter(changeLimits(account, settings, nowMs))
       return this.#describe(this.#requireAccount())
     })
   }
@@ -320,10 +321,9 @@ export class AccountObject extends DurableObject<StorageBindings> {
     return key.expiresAtMs !== null && key.expiresAtMs <= nowMs ? null : key
   }
 
-  #insertAccount(settings: AccountSettings): void {
+  #insertAccount(settings: AccountSettings, nowMs: number): void {
     const accountId = this.ctx.id.name
     if (accountId === undefined) throw new Error('An account object is reached by its name.')
-    const nowMs = Date.now()
     const meter = createMeter(settings, nowMs)
     this.#tables.insertAccount({ accountId, salt: createSalt(), createdAtMs: nowMs, ...meter })
   }

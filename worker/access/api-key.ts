@@ -1,4 +1,5 @@
 import { createRandomText, ID_PREFIXES } from '../ids.ts'
+import { equalInConstantTime } from './constant-time.ts'
 
 const SECRET_LENGTH = 32
 const MAC_LENGTH = 16
@@ -42,7 +43,7 @@ export async function parseApiKey(text: string, checksumSecret: string): Promise
   const account = text.length <= MAX_KEY_LENGTH ? KEY_PATTERN.exec(text)?.[1] : undefined
   if (account === undefined) return { outcome: 'garbage' }
   const mac = await signKey(text.slice(0, -MAC_LENGTH), checksumSecret)
-  if (!equalInConstantTime(mac, text.slice(-MAC_LENGTH))) return { outcome: 'garbage' }
+  if (!(await equalInConstantTime(mac, text.slice(-MAC_LENGTH)))) return { outcome: 'garbage' }
   return {
     outcome: 'key',
     accountId: `${ID_PREFIXES.account}_${account}`,
@@ -71,11 +72,4 @@ async function hashKey(key: string): Promise<string> {
 
 function toHex(bytes: ArrayBuffer): string {
   return Array.from(new Uint8Array(bytes), (byte) => byte.toString(16).padStart(2, '0')).join('')
-}
-
-function equalInConstantTime(a: string, b: string): boolean {
-  let difference = a.length ^ b.length
-  for (let index = 0; index < a.length; index++)
-    difference |= a.charCodeAt(index) ^ b.charCodeAt(index)
-  return difference === 0
 }

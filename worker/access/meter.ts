@@ -39,6 +39,11 @@ export function createMeter<T extends Limits>(limits: T, nowMs: number): Meter &
   }
 }
 
+/** The meter under other limits: what has flowed in until now did so under the old ones. */
+export function changeLimits<T extends Limits>(stored: Meter, limits: T, nowMs: number): Meter & T {
+  return { ...refillMeter(stored, nowMs), ...limits }
+}
+
 /** What a scope's open reservations hold. */
 export interface Held {
   readonly openCount: number

@@ -3,7 +3,7 @@ import type { Env } from '../bindings.ts'
 import type { Services } from '../services.ts'
 
 /** Who calls, as the key itself says; the account's object decides whether the key still holds. */
-export interface Caller {
+interface Caller {
   readonly accountId: string
   /** SHA-256 of the key, lower-case hex. */
   readonly keyHash: string

@@ -7,7 +7,7 @@ import type {
 import { describeError, type Log } from '../log.ts'
 
 /** The calls of the hot path, as the account's object answers them. */
-export interface AccountPort {
+interface AccountPort {
   readonly admit: (request: AdmitRequest) => Promise<AdmitResult>
   readonly settle: (settlement: Settlement) => Promise<SettleResult>
   readonly renew: (requestId: string) => Promise<boolean>

@@ -7,10 +7,8 @@ import {
   readProvenance,
   readUsage,
 } from './answer-parts.ts'
-import { sendGeneration } from './backend-client.ts'
-import { encodeUpstreamBody } from './generation-request.ts'
 import { type Evidence, estimateTokenCount, type RelayEnding } from './meter-ending.ts'
-import { explainFailure, type RelayJob, respondToNobody, waitAtMost } from './relay-job.ts'
+import { explainFailure, type RelayJob, respondToNobody, sendJob, waitAtMost } from './relay-job.ts'
 import { createRelayLine, type RelayLine } from './relay-line.ts'
 import { settleRelay } from './settle-relay.ts'
 
@@ -78,14 +76,7 @@ interface FetchedAnswer {
 
 async function fetchAnswer(job: RelayJob, line: RelayLine): Promise<FetchedAnswer> {
   try {
-    const { accountId, requestId, request, target } = job
-    const response = await sendGeneration(job.backend, {
-      accountId,
-      requestId,
-      endpoint: request.endpoint,
-      body: encodeUpstreamBody(request, target.model.max_model_len),
-      signal: line.upstreamSignal,
-    })
+    const response = await sendJob(job, line)
     const text = await response.text()
     const body = parseJsonObject(text)
     if (body === null) throw new Error('The backend answered with no JSON object.')

@@ -1,8 +1,8 @@
 import { ApiError } from '../errors.ts'
 import type { Log } from '../log.ts'
 import type { AccountClient } from './account-client.ts'
-import type { BackendAddress } from './backend-client.ts'
-import type { GenerationRequest } from './generation-request.ts'
+import { type BackendAddress, sendGeneration } from './backend-client.ts'
+import { encodeUpstreamBody, type GenerationRequest } from './generation-request.ts'
 import type { RelayEnding } from './meter-ending.ts'
 import type { Target } from './pick-backend.ts'
 import type { RelayLine } from './relay-line.ts'
@@ -21,6 +21,18 @@ export interface RelayJob {
   /** Keeps the work alive when the client has gone. */
   readonly waitUntil: (work: Promise<unknown>) => void
   readonly log: Log
+}
+
+/** Sends a job to its backend, until the line stops it. Throws what `explainFailure` explains. */
+export function sendJob(job: RelayJob, line: RelayLine): Promise<Response> {
+  const { requestId, accountId, request, target } = job
+  return sendGeneration(job.backend, {
+    requestId,
+    accountId,
+    endpoint: request.endpoint,
+    body: encodeUpstreamBody(request, target.model.max_model_len),
+    signal: line.upstreamSignal,
+  })
 }
 
 /** What a relay that did not get through ended as: the line knows whether we stopped it, and why. */

@@ -1,8 +1,6 @@
 import { ApiError, composeErrorBody } from '../errors.ts'
-import { sendGeneration } from './backend-client.ts'
-import { encodeUpstreamBody } from './generation-request.ts'
 import { type Evidence, estimateTokenCount, type RelayEnding } from './meter-ending.ts'
-import { explainFailure, type RelayJob, respondToNobody, waitAtMost } from './relay-job.ts'
+import { explainFailure, type RelayJob, respondToNobody, sendJob, waitAtMost } from './relay-job.ts'
 import { createRelayLine, type RelayLine } from './relay-line.ts'
 import { settleRelay } from './settle-relay.ts'
 import { createSseScanner, type SseFrame } from './sse-frames.ts'
@@ -50,14 +48,7 @@ type Arrival =
 
 async function awaitUpstream(job: RelayJob, line: RelayLine): Promise<Arrival> {
   try {
-    const { accountId, requestId, request, target } = job
-    const response = await sendGeneration(job.backend, {
-      accountId,
-      requestId,
-      endpoint: request.endpoint,
-      body: encodeUpstreamBody(request, target.model.max_model_len),
-      signal: line.upstreamSignal,
-    })
+    const response = await sendJob(job, line)
     line.noteUpstream()
     if (response.body === null) throw new Error('The backend answered without a body.')
     return { outcome: 'body', reader: response.body.getReader() }

@@ -10,7 +10,7 @@ import {
 } from './meter-ending.ts'
 import type { RelayJob } from './relay-job.ts'
 
-export type SettledRelay =
+type SettledRelay =
   | { readonly outcome: 'settled'; readonly usage: Usage }
   /** The reservation stands; the account object's sweep bills it by the backend's report. */
   | { readonly outcome: 'left_to_sweep' }

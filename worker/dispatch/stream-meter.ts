@@ -19,7 +19,7 @@ export interface StreamMeterOptions {
 }
 
 /** What a stream has shown of itself so far. */
-export interface StreamReading {
+interface StreamReading {
   /** Frames that carried a token: what the client received, in tokens. */
   readonly tokenFrameCount: number
   readonly malformedFrameCount: number

@@ -65,7 +65,7 @@ export interface UsageQuery {
   readonly limit: number
 }
 
-export interface UsageSum {
+interface UsageSum {
   /** Key id, model or `YYYY-MM-DD`; null when nothing groups. */
   readonly group: string | null
   readonly requestCount: number

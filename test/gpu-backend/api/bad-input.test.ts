@@ -89,6 +89,7 @@ describe('a chat request is refused with the field at fault', () => {
     [{ logit_bias: { x: 1 } }, 'logit_bias.x'],
     [{ logit_bias: { 1: 101 } }, 'logit_bias.1'],
     [{ logit_bias: { 256: 1 } }, 'logit_bias'],
+    [{ logit_bias: Object.fromEntries(Array(1025).fill(1).entries()) }, 'logit_bias'],
     [{ seed: 1.5 }, 'seed'],
     [{ stream: 'yes' }, 'stream'],
     [{ stream_options: { include_usage: true } }, 'stream_options'],
@@ -153,6 +154,8 @@ test('a prompt that is too long is told the numbers, and so is an answer that wo
   const huge = await send('/v1/chat/completions', chat(userContent('x'.repeat(90_000))))
   expect(huge.error).toMatchObject({ code: 'context_length_exceeded', param: 'messages' })
   expect(huge.error?.message).toContain('512')
+  const many = chat({ messages: Array(600).fill({ role: 'user', content: '' }) })
+  expect((await send('/v1/chat/completions', many)).error?.code).toBe('context_length_exceeded')
   const asked = await send('/v1/chat/completions', chat({ max_tokens: 500 }))
   expect(asked.error).toMatchObject({ code: 'context_length_exceeded', param: 'max_tokens' })
   expect(asked.error?.message).toMatch(/512.*18.*500/)

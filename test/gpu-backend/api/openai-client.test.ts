@@ -220,6 +220,23 @@ test('a client that leaves a stream cancels the engine, and the report says what
   expect(tallygate?.output_hash).toBe(hashText('Hello wor'))
 })
 
+test('a request id that is running is refused, one that has ended is taken again', async () => {
+  const held = Promise.withResolvers<void>()
+  const { client, backend } = await start({
+    beforeToken: (_, index) => (index === 1 ? held.promise : undefined),
+  })
+  const stream = await client.chat.completions.create(
+    { model: 'tiny', messages, stream: true },
+    { headers: { 'x-request-id': 'req_same', 'x-tallygate-tenant': 'acct_1' } },
+  )
+  expect(backend.engine.requests[0]?.tenant).toBe('acct_1')
+  const ask = () => client.chat.completions.create({ model: 'tiny', messages }, withId('req_same'))
+  await expect(ask()).rejects.toMatchObject({ status: 400, param: 'x-request-id' })
+  held.resolve()
+  for await (const _ of stream);
+  expect((await ask()).id).toBe('chatcmpl-same')
+})
+
 test('a client that leaves before a whole answer cancels the engine', async () => {
   const asked = Promise.withResolvers<void>()
   const { client, backend } = await start({

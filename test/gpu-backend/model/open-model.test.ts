@@ -95,7 +95,7 @@ describe('openModel', () => {
   it('names models by their path, without the quantisation', async () => {
     const path = join(root, 'Some-Model.Q4_1.gguf')
     writeTinyGguf(path, { seed: 6 })
-    expect((await openModel(path, { precision: 'int4' })).name).toBe('some-model')
+    expect((await openModel(path, { precision: 'int4' })).name).toBe('Some-Model')
   })
 
   it('gives another digest for one other weight', async () => {

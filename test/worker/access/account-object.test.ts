@@ -189,4 +189,15 @@ describe('keys and limits', () => {
     })
     await admitOne(account)
   })
+
+  it('count from their change on, not for the time before it', async () => {
+    const account = await createTestAccount({ requestsPerMinute: 2 })
+    await admitOne(account)
+    await admitOne(account)
+    passTime(15_000)
+    const { settings } = (await account.stub().describeAccount())!
+    await account.stub().configure({ ...settings, requestsPerMinute: 1_000 })
+    const refused = await account.stub().admit(composeAdmit(account.key))
+    expect(refused).toMatchObject({ outcome: 'rate_limited', retryAfterMs: 30 })
+  })
 })

@@ -63,7 +63,7 @@ export async function createTestAccount(accountSettings: object = {}, keySetting
 export type TestAccount = Awaited<ReturnType<typeof createTestAccount>>
 
 /** A micro-USD a prompt token and two a token of the answer. */
-export const TEST_PRICE = {
+const TEST_PRICE = {
   version: 3,
   promptMicroUsdPerMillion: 1_000_000,
   cachedMicroUsdPerMillion: 500_000,

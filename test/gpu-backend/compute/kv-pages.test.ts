@@ -1,0 +1,107 @@
+import fc from 'fast-check'
+import { expect, test } from 'vitest'
+import { KvPages, type PagedRow } from '../../../gpu-backend/compute/kv-pages.ts'
+import { TINY_CONFIG } from '../../support/random-model.ts'
+
+const { layerCount, kvHeadCount, headSize } = TINY_CONFIG
+const TOKEN_SIZE = kvHeadCount * headSize
+
+/** A run's output for `count` tokens, every number naming its row, position, part and element. */
+function createPresent(row: PagedRow, count: number): Float32Array {
+  const present = new Float32Array(2 * layerCount * count * TOKEN_SIZE)
+  for (let i = 0; i < present.length; i++) {
+    const part = Math.floor(i / (count * TOKEN_SIZE))
+    const token = Math.floor(i / TOKEN_SIZE) % count
+    present[i] = nameOf(row, { position: row.length + token, part, element: i % TOKEN_SIZE })
+  }
+  return present
+}
+
+function nameOf(
+  row: PagedRow,
+  { position, part, element }: { position: number; part: number; element: number },
+): number {
+  return ((row.id * 300 + position) * 2 * layerCount + part) * TOKEN_SIZE + element + 1
+}
+
+test('every row keeps its tokens while rows grow, leave and are gathered for a step', () => {
+  const action = fc.oneof(
+    fc.record({ kind: fc.constant('create' as const), capacity: fc.integer({ min: 1, max: 200 }) }),
+    fc.record({
+      kind: fc.constant('append' as const),
+      row: fc.nat(9),
+      count: fc.integer({ min: 1, max: 90 }),
+    }),
+    fc.record({ kind: fc.constant('free' as const), row: fc.nat(9) }),
+    fc.record({ kind: fc.constant('arrange' as const), decode: fc.nat(1023), chunk: fc.nat(1023) }),
+  )
+  fc.assert(
+    fc.property(fc.array(action, { maxLength: 40 }), (actions) => {
+      const pages = new KvPages(TINY_CONFIG, 64 * 10)
+      const rows: PagedRow[] = []
+      for (const step of actions) {
+        if (step.kind === 'create') {
+          const free = pages.freeTokens
+          const row = pages.createRow(step.capacity)
+          const size = Math.ceil(step.capacity / 64) * 64
+          expect(row !== null).toBe(size <= free)
+          expect(pages.freeTokens).toBe(row ? free - size : free)
+          if (row) rows.push(row)
+          continue
+        }
+        if (step.kind === 'arrange') {
+          const decode = rows.filter((_, i) => step.decode & (1 << i))
+          const chunk = rows.filter((row, i) => step.chunk & (1 << i) && !decode.includes(row))
+          checkRanges(pages, { decode, chunk })
+          continue
+        }
+        const row = rows[step.row % Math.max(1, rows.length)]
+        if (!row) continue
+        if (step.kind === 'free') {
+          pages.freeRow(row)
+          rows.splice(rows.indexOf(row), 1)
+        } else {
+          const count = Math.min(step.count, row.capacity - row.length)
+          if (count > 0) pages.append(row, createPresent(row, count), { first: 0, count })
+        }
+      }
+      checkRanges(pages, { decode: rows, chunk: [] })
+      for (const row of rows) pages.freeRow(row)
+      expect(pages.freeTokens).toBe(640)
+    }),
+    { seed: 1, numRuns: 60 },
+  )
+})
+
+/** Gathers the rows and reads back every token, and zeros behind the last one. */
+function checkRanges(pages: KvPages, rows: Parameters<KvPages['arrange']>[0]): void {
+  const ranges = pages.arrange(rows)
+  for (const group of ['decode', 'chunk'] as const) {
+    const { first, count, layers } = ranges[group]
+    const owned = rows[group].reduce((sum, row) => sum + row.pages.length, 0)
+    expect(count).toBe(Math.max(1, owned))
+    let wrongCount = 0
+    for (const row of rows[group]) {
+      for (let position = 0; position < row.pages.length * 64; position++) {
+        const page = row.pages[Math.floor(position / 64)]! - first
+        layers.forEach(({ k, v }, layer) => {
+          for (let element = 0; element < TOKEN_SIZE; element++) {
+            const head = page * kvHeadCount + Math.floor(element / headSize)
+            const d = element % headSize
+            const slot = position % 64
+            const expected = (part: number) =>
+              position < row.length ? nameOf(row, { position, part, element }) : 0
+            if (k.data[(head * headSize + d) * 64 + slot] !== expected(layer)) wrongCount++
+            if (v.data[(head * 64 + slot) * headSize + d] !== expected(layerCount + layer))
+              wrongCount++
+          }
+        })
+      }
+    }
+    expect(wrongCount).toBe(0)
+  }
+}
+
+test('a budget below one page is refused by name', () => {
+  expect(() => new KvPages(TINY_CONFIG, 63)).toThrow('KV budget of 63 tokens')
+})
