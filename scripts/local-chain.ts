@@ -59,9 +59,9 @@ export async function startLocalChain(options: LocalChainOptions): Promise<Local
 
 /** The platform's binary; the package's own launcher would stand between us and its process. */
 function findAnvil(): string {
-  const extension = process.platform === 'win32' ? '.exe' : ''
+  const { platform } = process
   const architecture = process.arch === 'x64' ? 'amd64' : process.arch
-  const platform = process.platform === 'win32' ? 'win32' : process.platform
+  const extension = platform === 'win32' ? '.exe' : ''
   const launcher = createRequire(import.meta.url).resolve('@foundry-rs/anvil/package.json')
   const name = `@foundry-rs/anvil-${platform}-${architecture}/bin/anvil${extension}`
   try {

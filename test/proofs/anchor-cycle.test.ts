@@ -1,4 +1,4 @@
-import { hexToBytes, parseGwei } from 'viem'
+import { concat, hexToBytes, numberToHex, parseEther, parseGwei } from 'viem'
 import { privateKeyToAccount } from 'viem/accounts'
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
 import { decodeBatchPayload } from '../../protocol/batch-payload.ts'
@@ -11,6 +11,9 @@ import type { CyclePorts } from '../../worker/proofs/cycle-ports.ts'
 import { createDaClient, type DaClient } from '../../worker/proofs/da-client.ts'
 import { createPorts, type ProofStack, startProofStack } from '../support/proof-stack.ts'
 import { createRecord, insertRecords } from '../support/usage-records.ts'
+
+/** Predeploy of the OP Stack. */
+const GAS_PRICE_ORACLE = '0x420000000000000000000000000000000000000F'
 
 const NOWHERE = 'http://127.0.0.1:9'
 
@@ -85,6 +88,21 @@ describe('runAnchorCycle', () => {
     const chain = new UsageAnchorClient({ ...options, privateKey: strangersKey })
     const { failures } = await runAnchorCycle({ ...ports, chain })
     expect(failures[0]?.error).toContain('AccessControlUnauthorizedAccount')
+    await runAnchorCycle(ports)
+    await expectAnchoredOnce(records)
+  })
+
+  it('does not send what the account cannot pay for, the OP Stack’s L1 fee included', async () => {
+    const { address } = privateKeyToAccount(LOCAL_DEV_KEY)
+    const balanceWei = await stack.anvil.getBalance({ address })
+    const l1FeeWei = parseEther('20000')
+    expect(l1FeeWei).toBeGreaterThan(balanceWei)
+    // An oracle that answers every call with that fee.
+    const bytecode = concat(['0x7f', numberToHex(l1FeeWei, { size: 32 }), '0x60005260206000f3'])
+    await stack.anvil.setCode({ address: GAS_PRICE_ORACLE, bytecode })
+    const { failures } = await runAnchorCycle(ports)
+    expect(failures[0]?.error).toMatch(new RegExp(`holds ${balanceWei} wei, .* up to 200\\d+ wei`))
+    await stack.anvil.setCode({ address: GAS_PRICE_ORACLE, bytecode: '0x' })
     await runAnchorCycle(ports)
     await expectAnchoredOnce(records)
   })

@@ -13,8 +13,9 @@ export type StepResult =
   /** Nothing to do now; the next cycle looks again. */
   | { readonly outcome: 'waiting' }
 
-/** The most records that are read for one batch; the bytes are the limit that usually holds. */
+/** The most records that are read for one batch, and the least that one takes of its payload. */
 const MAX_BATCH_LEAVES = 10_000
+const MIN_ENTRY_BYTES = 80
 
 /** How often a replacement is made dearer in one go before the next cycle. */
 const MAX_RAISE_COUNT = 12
@@ -45,10 +46,12 @@ export async function performAction(action: CycleAction, ports: CyclePorts): Pro
 }
 
 async function planNext({ store, limits, nowMs }: CyclePorts): Promise<StepResult> {
-  const records = await store.listUnanchored(MAX_BATCH_LEAVES)
+  const fitting = Math.ceil(limits.maxBytes / MIN_ENTRY_BYTES)
+  const recordLimit = Math.min(MAX_BATCH_LEAVES, fitting)
+  const records = await store.listUnanchored(recordLimit)
   const plan = planBatch(records, limits, {
     nowMs: nowMs(),
-    areAll: records.length < MAX_BATCH_LEAVES,
+    areAll: records.length < recordLimit,
   })
   if (plan.outcome === 'wait') return WAITING
   const { requestIds, payloadBytes } = plan.batch

@@ -45,15 +45,15 @@ export function planBatch(
   const ordered = records.toSorted(compareRecords)
   const [oldest] = ordered
   if (oldest === undefined) return { outcome: 'wait' }
-  const entries = ordered.map(createBatchEntry)
+  const entries: BatchEntry[] = []
   const chunks: Uint8Array[] = []
   let entriesSizeBytes = 0
-  for (const chunk of encodeEntries(entries)) {
+  for (const chunk of encodeEntries(createEntries(ordered, entries))) {
     entriesSizeBytes += chunk.length
     if (chunks.length > 0 && payloadSizeBytes(entriesSizeBytes) > limits.maxBytes) break
     chunks.push(chunk)
   }
-  const isFull = chunks.length < entries.length || !areAll
+  const isFull = chunks.length < ordered.length || !areAll
   if (!isFull && nowMs - oldest.completedAtMs < limits.maxAgeMs) return { outcome: 'wait' }
   const taken = entries.slice(0, chunks.length)
   const payload = joinPayload(chunks)
@@ -71,6 +71,15 @@ export function planBatch(
 /** A record as it stands in the batch payload. */
 export function createBatchEntry(record: UsageRecord): BatchEntry {
   return { leaf: createUsageLeaf(record), credits: record.credits }
+}
+
+/** One by one, and kept in `made`: what does not fit need not be hashed. */
+function* createEntries(records: readonly UsageRecord[], made: BatchEntry[]) {
+  for (const record of records) {
+    const entry = createBatchEntry(record)
+    made.push(entry)
+    yield entry
+  }
 }
 
 function compareRecords(a: UsageRecord, b: UsageRecord): number {
