@@ -264,7 +264,7 @@ function nextPowerOfTwo(rank: number): number {
 }
 
 function areFinite(values: Float32Array, scale: number): boolean {
-  // The sum of |value| · 0 is 0, unless one of them is infinite or NaN.
+  // Infinity · 0 and NaN · 0 are NaN, which no sum loses.
   let sum = 0
   for (let i = 0; i < values.length; i++) sum += Math.fround((values[i] ?? 0) * scale) * 0
   return sum === 0

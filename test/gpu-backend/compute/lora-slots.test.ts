@@ -20,8 +20,8 @@ function createSlots(): LoraSlots {
 function ranksOf(feeds: Record<string, Tensor>): [number, number][] {
   const { data, dims } = feeds['lora.o.mask']!
   const [, rankCount = 0] = dims
-  return Array.from(feeds['lora.kept']!.data, (token) => {
-    const t = Number(token)
+  const [tokenCount = 0] = feeds['lora.kept']!.dims
+  return Array.from({ length: tokenCount }, (_, t) => {
     const own = Array.from(data.slice(t * rankCount, (t + 1) * rankCount), Number)
     return [own.indexOf(1), own.filter((bit) => bit === 1).length]
   })
