@@ -19,6 +19,7 @@ import {
 import { type AccuracyLevel, addLinear, addLora } from './linear-graph.ts'
 import { linearSizes, type ModelConfig, type ModelSource } from './model-source.ts'
 import { OnnxGraph, type OnnxModel } from './onnx-writer.ts'
+import { ropeFrequencies } from './rope.ts'
 
 export interface LlamaGraphOptions {
   /** Activations of quantised layers. */
@@ -100,14 +101,17 @@ const SINES = 'rotary.sines'
 
 /** [context, D/2] each. */
 function addRotaryTables(graph: OnnxGraph, config: ModelConfig): void {
-  const { contextLength, headSize, ropeTheta } = config
-  const half = headSize / 2
+  const { contextLength } = config
+  const { frequencies, magnitude } = ropeFrequencies(config)
+  const half = frequencies.length
   const cosines = new Float32Array(contextLength * half)
   const sines = new Float32Array(contextLength * half)
-  for (let i = 0; i < cosines.length; i++) {
-    const angle = Math.floor(i / half) / ropeTheta ** ((i % half) / half)
-    cosines[i] = Math.cos(angle)
-    sines[i] = Math.sin(angle)
+  for (let position = 0; position < contextLength; position++) {
+    frequencies.forEach((frequency, i) => {
+      const angle = position * frequency
+      cosines[position * half + i] = magnitude * Math.cos(angle)
+      sines[position * half + i] = magnitude * Math.sin(angle)
+    })
   }
   graph.initializer(COSINES, cosines, [contextLength, half])
   graph.initializer(SINES, sines, [contextLength, half])
@@ -128,10 +132,26 @@ function addHeads(model: ModelContext, layer: number, x: string): AttentionHeads
   const toHeads = (value: string, perGroup: number) =>
     graph.node('Reshape', [value, graph.ints([-1, kvHeadCount, perGroup, headSize])])
   return {
-    q: toHeads(rotate(q, headCount), headCount / kvHeadCount),
-    k: toHeads(rotate(k, kvHeadCount), 1),
+    q: toHeads(rotate(addHeadNorm(model, 'q', layer, q), headCount), headCount / kvHeadCount),
+    k: toHeads(rotate(addHeadNorm(model, 'k', layer, k), kvHeadCount), 1),
     v: toHeads(v, 1),
   }
+}
+
+/** [T · heads, D]: each head of `x` normalised where the model does that, else `x` itself. */
+function addHeadNorm(
+  { graph, source }: ModelContext,
+  which: 'q' | 'k',
+  layer: number,
+  x: string,
+): string {
+  const { headSize, normEpsilon } = source.config
+  const weights = source.headNorm(layer, which)
+  if (!weights) return x
+  const gamma = graph.initializer(`${layer}.${which}_norm`, weights, [headSize])
+  const heads = graph.node('Reshape', [x, graph.ints([-1, headSize])])
+  const attributes = { axis: -1, stash_type: 1, epsilon: { float: normEpsilon } }
+  return graph.node('SimplifiedLayerNormalization', [heads, gamma], attributes)
 }
 
 /** [T, N · D]. */
@@ -163,7 +183,16 @@ function addLayerLinear(model: ModelContext, group: LinearGroup, layer: number, 
   const weights = linears.map((linear) => source.linear(layer, linear))
   const inputSize = linearSizes(source.config)[linears[0]][0]
   const y = addLinear(graph, x, weights, { name: `${layer}.${group}`, inputSize, ...options })
-  return addLora(graph, y, x, { group, layer })
+  const biased = group === 'qkv' ? addQkvBias(model, layer, y) : y
+  return addLora(graph, biased, x, { group, layer })
+}
+
+/** `y` [T, outputs of q, k and v], plus their biases where the model has them. */
+function addQkvBias({ graph, source }: ModelContext, layer: number, y: string): string {
+  const parts = LINEAR_GROUPS.qkv.map((name) => source.bias(layer, name))
+  const values = Float32Array.from(parts.flatMap((part) => (part ? [...part] : [])))
+  if (values.length === 0) return y
+  return graph.node('Add', [y, graph.initializer(`${layer}.qkv_bias`, values, [values.length])])
 }
 
 /** The norms in the order they run: attention and FFN of each layer, then the final one. */

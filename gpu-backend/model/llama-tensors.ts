@@ -4,7 +4,8 @@ export type TensorRole =
   | 'embedding'
   | 'finalNorm'
   | 'head'
-  | `${number}.${LinearName | 'attentionNorm' | 'ffnNorm'}`
+  | 'ropeFactors'
+  | `${number}.${LinearName | 'attentionNorm' | 'ffnNorm' | 'qBias' | 'kBias' | 'vBias' | 'qNorm' | 'kNorm'}`
 
 /** A tensor that a Llama-family model must have. */
 export interface LlamaTensor {
@@ -29,10 +30,14 @@ export function listLlamaTensors(config: ModelConfig, isHeadTied: boolean): Llam
   const { hiddenSize, vocabSize } = config
   const table = [vocabSize, hiddenSize]
   const tensors: LlamaTensor[] = [
-    tensor('embedding', table, 'token_embd', 'model.embed_tokens'),
-    tensor('finalNorm', [hiddenSize], 'output_norm', 'model.norm'),
+    weight('embedding', table, 'token_embd', 'model.embed_tokens'),
+    weight('finalNorm', [hiddenSize], 'output_norm', 'model.norm'),
   ]
-  if (!isHeadTied) tensors.push(tensor('head', table, 'output', 'lm_head'))
+  if (!isHeadTied) tensors.push(weight('head', table, 'output', 'lm_head'))
+  if (config.ropeScaling.kind === 'factors') {
+    // Hugging Face's configs have numbers where GGUF has this tensor.
+    tensors.push(weight('ropeFactors', [config.headSize / 2], 'rope_freqs', 'rope_freqs'))
+  }
   for (let layer = 0; layer < config.layerCount; layer++) {
     tensors.push(...listLayerTensors(config, layer))
   }
@@ -42,34 +47,52 @@ export function listLlamaTensors(config: ModelConfig, isHeadTied: boolean): Llam
 function listLayerTensors(config: ModelConfig, layer: number): LlamaTensor[] {
   const gguf = `blk.${layer}`
   const huggingFace = `model.layers.${layer}`
-  const norms = [config.hiddenSize]
+  const hidden = [config.hiddenSize]
   const sizes = linearSizes(config)
-  return [
-    tensor(`${layer}.attentionNorm`, norms, `${gguf}.attn_norm`, `${huggingFace}.input_layernorm`),
-    tensor(
+  const tensors = [
+    weight(`${layer}.attentionNorm`, hidden, `${gguf}.attn_norm`, `${huggingFace}.input_layernorm`),
+    weight(
       `${layer}.ffnNorm`,
-      norms,
+      hidden,
       `${gguf}.ffn_norm`,
       `${huggingFace}.post_attention_layernorm`,
     ),
-    ...LINEAR_NAMES.map((name) => {
-      const [inputs, outputs] = sizes[name]
-      const names = LINEAR_FILE_NAMES[name]
-      return tensor(
-        `${layer}.${name}`,
-        [outputs, inputs],
-        `${gguf}.${names.gguf}`,
-        `${huggingFace}.${names.huggingFace}`,
-      )
-    }),
   ]
+  for (const name of LINEAR_NAMES) {
+    const [inputs, outputs] = sizes[name]
+    const names = LINEAR_FILE_NAMES[name]
+    const path = [`${gguf}.${names.gguf}`, `${huggingFace}.${names.huggingFace}`] as const
+    tensors.push(weight(`${layer}.${name}`, [outputs, inputs], ...path))
+    if (config.hasQkvBias && (name === 'q' || name === 'k' || name === 'v')) {
+      tensors.push(bias(`${layer}.${name}Bias`, [outputs], ...path))
+    }
+  }
+  if (config.hasQkNorm) {
+    for (const which of ['q', 'k'] as const) {
+      const path = [`${gguf}.attn_${which}_norm`, `${huggingFace}.self_attn.${which}_norm`] as const
+      tensors.push(weight(`${layer}.${which}Norm`, [config.headSize], ...path))
+    }
+  }
+  return tensors
 }
 
-function tensor(
+type NamedTensor = (
   role: TensorRole,
   shape: readonly number[],
   gguf: string,
   huggingFace: string,
-): LlamaTensor {
-  return { role, shape, gguf: `${gguf}.weight`, huggingFace: `${huggingFace}.weight` }
-}
+) => LlamaTensor
+
+const weight: NamedTensor = (role, shape, gguf, huggingFace) => ({
+  role,
+  shape,
+  gguf: `${gguf}.weight`,
+  huggingFace: `${huggingFace}.weight`,
+})
+
+const bias: NamedTensor = (role, shape, gguf, huggingFace) => ({
+  role,
+  shape,
+  gguf: `${gguf}.bias`,
+  huggingFace: `${huggingFace}.bias`,
+})

@@ -1,4 +1,5 @@
 import type { Digest } from '../../protocol/digest.ts'
+import type { RopeScaling } from './rope.ts'
 
 /** The shape of a Llama-family model. Letters: L layers, N query heads, K key/value heads, D head size, H hidden, F FFN, V vocabulary. */
 export interface ModelConfig {
@@ -12,7 +13,12 @@ export interface ModelConfig {
   /** Positions the model was made for; prompt and answer together must fit. */
   readonly contextLength: number
   readonly ropeTheta: number
+  readonly ropeScaling: RopeScaling
   readonly normEpsilon: number
+  /** Whether biases are added to the outputs of q, k and v (Qwen2). */
+  readonly hasQkvBias: boolean
+  /** Whether each head of q and k is normalised before it is rotated (Qwen3). */
+  readonly hasQkNorm: boolean
 }
 
 /** The seven linear layers of a block, as PEFT's target modules call them without `_proj`. */
@@ -81,6 +87,10 @@ export interface ModelSource {
   readonly linear: (layer: number, name: LinearName) => LinearWeights
   readonly norm: (layer: number, which: 'attention' | 'ffn') => Float32Array /* [H] */
   readonly finalNorm: () => Float32Array /* [H] */
+  /** [outputs of the layer]; null where the model has no biases. */
+  readonly bias: (layer: number, name: 'q' | 'k' | 'v') => Float32Array | null
+  /** [D]; null where the model does not normalise heads. */
+  readonly headNorm: (layer: number, which: 'q' | 'k') => Float32Array | null
   /** [V, H]: the embedding table. */
   readonly embedding: () => LinearWeights
   /** [V, H]: the output head; where they are tied, the very object that `embedding` gives. */

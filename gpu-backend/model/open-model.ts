@@ -13,6 +13,7 @@ import type {
   Precision,
 } from './model-source.ts'
 import { QUANTISER, quantiseInt8, quantiseLinear } from './quantise.ts'
+import { ropeFrequencies } from './rope.ts'
 import type { ModelFile, StoredWeights } from './stored-weights.ts'
 import { BLOCK_LENGTH, reorderRows } from './weight-blocks.ts'
 
@@ -64,6 +65,8 @@ function createSource(file: ModelFile, precision: Precision): ModelSource {
     },
     norm: (layer, which) => get(`${layer}.${which}Norm`).values(),
     finalNorm: () => get('finalNorm').values(),
+    bias: (layer, linear) => (config.hasQkvBias ? get(`${layer}.${linear}Bias`).values() : null),
+    headNorm: (layer, which) => (config.hasQkNorm ? get(`${layer}.${which}Norm`).values() : null),
     embedding: getEmbedding,
     head: file.isHeadTied ? getEmbedding : () => createTable('head'),
   }
@@ -92,7 +95,7 @@ function rotateHalfOrder(config: ModelConfig, linear: LinearName): readonly numb
 }
 
 function checkConfig(config: ModelConfig, precision: Precision): void {
-  const { ropeTheta, normEpsilon, ...sizes } = config
+  const { ropeTheta, ropeScaling, normEpsilon, hasQkvBias, hasQkNorm, ...sizes } = config
   for (const [field, size] of Object.entries(sizes)) {
     if (!Number.isSafeInteger(size) || size <= 0) {
       throw new ModelFileError(`The ${field} is ${size}; it must be a positive integer.`)
@@ -111,6 +114,12 @@ function checkConfig(config: ModelConfig, precision: Precision): void {
   }
   if (headSize % 2 !== 0) {
     throw new ModelFileError(`The headSize is ${headSize}; rotary embeddings need an even one.`)
+  }
+  const { frequencies, magnitude } = ropeFrequencies(config)
+  if (![...frequencies, magnitude].every((value) => value > 0 && Number.isFinite(value))) {
+    throw new ModelFileError(
+      `The RoPE scaling ${JSON.stringify(ropeScaling)} gives no positive frequencies.`,
+    )
   }
   for (const inputs of [hiddenSize, ffnSize, headCount * headSize]) {
     if (precision === 'int4' && inputs % BLOCK_LENGTH !== 0) {
@@ -166,10 +175,10 @@ function assignTensors(file: ModelFile): ReadonlyMap<TensorRole, StoredWeights> 
 function digestOf(tensors: ReadonlyMap<TensorRole, StoredWeights>, precision: Precision): Digest {
   const hash = createHash('sha256')
   let isChanged = false
-  for (const [role, { name, type, shape, data, blocks }] of tensors) {
+  for (const { name, type, shape, data, blocks } of tensors.values()) {
     hash.update(`${name}\0${type}\0${shape.join()}\0`)
     hash.update(data)
-    isChanged ||= precision === 'int4' && !blocks && !role.endsWith('Norm')
+    isChanged ||= precision === 'int4' && !blocks && shape.length > 1
   }
   if (isChanged) hash.update(QUANTISER)
   return `0x${hash.digest('hex')}`

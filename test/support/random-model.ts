@@ -18,7 +18,10 @@ export const TINY_CONFIG: ModelConfig = {
   vocabSize: 300,
   contextLength: 512,
   ropeTheta: 10_000,
+  ropeScaling: { kind: 'none' },
   normEpsilon: 1e-5,
+  hasQkvBias: false,
+  hasQkNorm: false,
 }
 
 export interface RandomModelOptions {
@@ -33,8 +36,8 @@ export function createRandomModel({ seed, form, config = {} }: RandomModelOption
   const sizes = linearSizes(shape)
   const linear = (name: string, inputs: number, outputs: number, spread: number) =>
     randomLinear(createRandom(seedOf(`${seed}.${name}`)), form, { size: inputs * outputs, spread })
-  const norm = (name: string) =>
-    gaussians(createRandom(seedOf(`${seed}.${name}`)), shape.hiddenSize, 0.2).map((x) => 1 + x)
+  const norm = (name: string, size = shape.hiddenSize) =>
+    gaussians(createRandom(seedOf(`${seed}.${name}`)), size, 0.2).map((x) => 1 + x)
   const { hiddenSize, vocabSize } = shape
   return {
     name: `random-${seed}`,
@@ -56,6 +59,12 @@ export function createRandomModel({ seed, form, config = {} }: RandomModelOption
     },
     norm: (layer, which) => norm(`${layer}.${which}`),
     finalNorm: () => norm('final'),
+    bias: (layer, name) =>
+      shape.hasQkvBias
+        ? gaussians(createRandom(seedOf(`${seed}.${layer}.${name}Bias`)), sizes[name][1], 0.5)
+        : null,
+    headNorm: (layer, which) =>
+      shape.hasQkNorm ? norm(`${layer}.${which}Norm`, shape.headSize) : null,
     embedding: () => linear('embedding', hiddenSize, vocabSize, 1),
     head: () => linear('head', hiddenSize, vocabSize, 0.25),
   }

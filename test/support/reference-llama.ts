@@ -2,6 +2,7 @@ import type { LoraWeights } from '../../gpu-backend/adapters/lora-weights.ts'
 import type {
   LinearName,
   LinearWeights,
+  ModelConfig,
   ModelSource,
 } from '../../gpu-backend/model/model-source.ts'
 
@@ -23,6 +24,10 @@ export function referenceLogits(
     ffnNorm: source.norm(layer, 'ffn'),
     apply: (name: LinearName, x: Float64Array) => {
       const y = multiply(linears.get(`${layer}.${name}`) ?? new Float64Array(), x)
+      if (config.hasQkvBias && (name === 'q' || name === 'k' || name === 'v')) {
+        const bias = source.bias(layer, name)!
+        for (let o = 0; o < y.length; o++) y[o]! += bias[o]!
+      }
       const lora = adapter?.modules.get(`${layer}.${name}`)
       if (!lora) return y
       const delta = new Float64Array(y.length)
@@ -33,9 +38,18 @@ export function referenceLogits(
       }
       return y.map((value, o) => value + lora.scale * delta[o]!)
     },
+    normHeads: (which: 'q' | 'k', x: Float64Array) => {
+      if (!config.hasQkNorm) return x
+      const gamma = source.headNorm(layer, which)!
+      const heads = Array.from({ length: x.length / headSize }, (_, h) =>
+        rmsNorm(x.slice(h * headSize, (h + 1) * headSize), gamma, config.normEpsilon),
+      )
+      return Float64Array.from(heads.flatMap((head) => [...head]))
+    },
     keys: [] as Float64Array[],
     values: [] as Float64Array[],
   }))
+  const rope = referenceRope(config)
   const linears = new Map<string, Float64Array>()
   for (let layer = 0; layer < layerCount; layer++) {
     for (const name of ['q', 'k', 'v', 'o', 'gate', 'up', 'down'] as const) {
@@ -47,10 +61,8 @@ export function referenceLogits(
     let x: Float64Array = embedding.slice(token * hiddenSize, (token + 1) * hiddenSize)
     for (const layer of layers) {
       const normed = rmsNorm(x, layer.attentionNorm, config.normEpsilon)
-      const q = rotate(layer.apply('q', normed), { position, headSize, theta: config.ropeTheta })
-      layer.keys.push(
-        rotate(layer.apply('k', normed), { position, headSize, theta: config.ropeTheta }),
-      )
+      const q = rotate(layer.normHeads('q', layer.apply('q', normed)), position, rope)
+      layer.keys.push(rotate(layer.normHeads('k', layer.apply('k', normed)), position, rope))
       layer.values.push(layer.apply('v', normed))
       const mixed = new Float64Array(headCount * headSize)
       for (let h = 0; h < headCount; h++) {
@@ -117,22 +129,69 @@ function rmsNorm(x: Float64Array, gamma: Float32Array, epsilon: number): Float64
 }
 
 /** Rotate-half: element i of a head turns with element i + D/2. */
-function rotate(
-  x: Float64Array,
-  { position, headSize, theta }: { position: number; headSize: number; theta: number },
-): Float64Array {
-  const half = headSize / 2
+function rotate(x: Float64Array, position: number, rope: ReferenceRope): Float64Array {
+  const half = rope.wavelengths.length
   const y = new Float64Array(x.length)
-  for (let start = 0; start < x.length; start += headSize) {
+  for (let start = 0; start < x.length; start += 2 * half) {
     for (let i = 0; i < half; i++) {
-      const angle = position / theta ** ((2 * i) / headSize)
-      const a = x[start + i]!
-      const b = x[start + half + i]!
+      const angle = (2 * Math.PI * position) / rope.wavelengths[i]!
+      const a = x[start + i]! * rope.attentionFactor
+      const b = x[start + half + i]! * rope.attentionFactor
       y[start + i] = a * Math.cos(angle) - b * Math.sin(angle)
       y[start + half + i] = b * Math.cos(angle) + a * Math.sin(angle)
     }
   }
   return y
+}
+
+export interface ReferenceRope {
+  /** [D/2] positions in which pair i turns once. */
+  readonly wavelengths: readonly number[]
+  readonly attentionFactor: number
+}
+
+/** RoPE as the papers and Hugging Face's configurations define it, by wavelength. */
+export function referenceRope({ headSize, ropeTheta, ropeScaling }: ModelConfig): ReferenceRope {
+  const base = Array.from(
+    { length: headSize / 2 },
+    (_, i) => 2 * Math.PI * ropeTheta ** ((2 * i) / headSize),
+  )
+  const rope = ropeScaling
+  switch (rope.kind) {
+    case 'none':
+      return { wavelengths: base, attentionFactor: 1 }
+    case 'linear':
+      return { wavelengths: base.map((length) => length * rope.factor), attentionFactor: 1 }
+    case 'factors':
+      return { wavelengths: base.map((length, i) => length * rope.factors[i]!), attentionFactor: 1 }
+    case 'llama3': {
+      const long = rope.originalContextLength / rope.lowFreqFactor
+      const short = rope.originalContextLength / rope.highFreqFactor
+      const wavelengths = base.map((length) => {
+        if (length < short) return length
+        if (length > long) return length * rope.factor
+        const smooth =
+          (rope.originalContextLength / length - rope.lowFreqFactor) /
+          (rope.highFreqFactor - rope.lowFreqFactor)
+        return 1 / ((1 - smooth) / (length * rope.factor) + smooth / length)
+      })
+      return { wavelengths, attentionFactor: 1 }
+    }
+    case 'yarn': {
+      // The pair whose wavelength lets it turn so often within the original context.
+      const dimension = (turns: number) =>
+        (Math.log(rope.originalContextLength / turns / (2 * Math.PI)) / Math.log(ropeTheta)) *
+        (headSize / 2)
+      const [fast, slow] = [dimension(rope.betaFast), dimension(rope.betaSlow)]
+      const from = Math.max(0, rope.isTruncated ? Math.floor(fast) : fast)
+      const to = Math.min(headSize - 1, rope.isTruncated ? Math.ceil(slow) : slow)
+      const wavelengths = base.map((length, i) => {
+        const ramp = i <= from ? 0 : i >= to ? 1 : (i - from) / (to - from)
+        return 1 / (ramp / (rope.factor * length) + (1 - ramp) / length)
+      })
+      return { wavelengths, attentionFactor: rope.magnitude }
+    }
+  }
 }
 
 function add(a: Float64Array, b: Float64Array): Float64Array {

@@ -24,7 +24,10 @@ export const TINY_CONFIG: ModelConfig = {
   vocabSize: 256,
   contextLength: 512,
   ropeTheta: 10_000,
+  ropeScaling: { kind: 'none' },
   normEpsilon: 1e-5,
+  hasQkvBias: false,
+  hasQkNorm: false,
 }
 
 /** One token a byte; the template writes `role: content` lines. */

@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { listLlamaTensors } from '../../gpu-backend/model/llama-tensors.ts'
 import type { ModelConfig } from '../../gpu-backend/model/model-source.ts'
 import { type EncodedType, encodeWeights } from './encode-weights.ts'
-import { encodeGguf } from './gguf-file.ts'
+import { encodeGguf, type GgufField } from './gguf-file.ts'
 import { createRandom, gaussians } from './random.ts'
 import { encodeSafetensors } from './safetensors-file.ts'
 import { TINY_CHAT_TEMPLATE, TINY_MERGES, TINY_SPECIALS, TINY_TOKENS } from './tiny-tokenizer.ts'
@@ -18,11 +18,33 @@ export const TINY_CONFIG: ModelConfig = {
   vocabSize: TINY_TOKENS.length,
   contextLength: 512,
   ropeTheta: 10_000,
+  ropeScaling: { kind: 'none' },
   normEpsilon: 1e-5,
+  hasQkvBias: false,
+  hasQkNorm: false,
 }
+
+/** What a family adds to the tiny config, and what its files are called. */
+const TINY_FAMILIES = {
+  llama: { architecture: 'LlamaForCausalLM', gguf: 'llama', config: {} },
+  mistral: { architecture: 'MistralForCausalLM', gguf: 'llama', config: { headSize: 32 } },
+  qwen2: { architecture: 'Qwen2ForCausalLM', gguf: 'qwen2', config: { hasQkvBias: true } },
+  qwen3: {
+    architecture: 'Qwen3ForCausalLM',
+    gguf: 'qwen3',
+    config: { hasQkNorm: true, headSize: 32 },
+  },
+} as const satisfies Record<
+  string,
+  { architecture: string; gguf: string; config: Partial<ModelConfig> }
+>
+
+export type TinyFamily = keyof typeof TINY_FAMILIES
 
 export interface TinyModelOptions {
   readonly seed: number
+  /** Default `llama`. */
+  readonly family?: TinyFamily
   readonly config?: Partial<ModelConfig>
   /** Whether the embedding is the head too; default true. */
   readonly isHeadTied?: boolean
@@ -43,12 +65,13 @@ export function writeTinyGguf(
     readonly tableType?: EncodedType
   },
 ): void {
-  const { linearType = 'Q4_1', tableType = 'Q8_0' } = options
+  const { linearType = 'Q4_1', tableType = 'Q8_0', family = 'llama' } = options
   const config = tinyConfig(options)
   const tensors = tinyWeights(options).map(({ role, gguf, shape, values }) => {
     const type = shape.length === 1 ? 'F32' : /^\d/.test(role) ? linearType : tableType
     const isRotated = role.endsWith('.q') || role.endsWith('.k')
-    const stored = isRotated ? interleaveRows(values, shape, config.headSize) : values
+    const isInterleaved = isRotated && TINY_FAMILIES[family].gguf === 'llama'
+    const stored = isInterleaved ? interleaveRows(values, shape, config.headSize) : values
     return {
       name: gguf,
       shape,
@@ -56,7 +79,8 @@ export function writeTinyGguf(
       data: encodeWeights(type, stored),
     }
   })
-  writeFileSync(path, encodeGguf(ggufMetadata(config), tensors))
+  const metadata = ggufMetadata(config, TINY_FAMILIES[family].gguf)
+  writeFileSync(path, encodeGguf(metadata, tensors))
 }
 
 /** Writes the same model as a Hugging Face folder, in one safetensors file or several shards. */
@@ -68,7 +92,7 @@ export function writeTinyFolder(
     readonly shardCount?: number
   },
 ): void {
-  const { dtype = 'F32', shardCount = 1, isHeadTied = true } = options
+  const { dtype = 'F32', shardCount = 1 } = options
   const tensors = tinyWeights(options).map(({ huggingFace, shape, values }) => ({
     name: huggingFace,
     dtype,
@@ -78,7 +102,7 @@ export function writeTinyFolder(
   mkdirSync(dir, { recursive: true })
   const writeJson = (name: string, value: unknown) =>
     writeFileSync(join(dir, name), JSON.stringify(value))
-  writeJson('config.json', folderConfig(tinyConfig(options), isHeadTied))
+  writeJson('config.json', folderConfig(options))
   writeJson('generation_config.json', { eos_token_id: 2 })
   writeJson('tokenizer_config.json', {
     bos_token: '<|im_start|>',
@@ -120,8 +144,8 @@ export function tinyTokenizerJson() {
   }
 }
 
-function tinyConfig({ config }: TinyModelOptions): ModelConfig {
-  return { ...TINY_CONFIG, ...config }
+function tinyConfig({ config, family = 'llama' }: TinyModelOptions): ModelConfig {
+  return { ...TINY_CONFIG, ...TINY_FAMILIES[family].config, ...config }
 }
 
 /** Every tensor with its values, rows in the Hugging Face order. */
@@ -129,10 +153,14 @@ function tinyWeights(options: TinyModelOptions) {
   const config = tinyConfig(options)
   const random = createRandom(options.seed)
   return listLlamaTensors(config, options.isHeadTied ?? true).map((tensor) => {
+    if (tensor.role === 'ropeFactors' && config.ropeScaling.kind === 'factors') {
+      return { ...tensor, values: Float32Array.from(config.ropeScaling.factors) }
+    }
     const count = tensor.shape.reduce((product, extent) => product * extent, 1)
     const isTable = tensor.role === 'embedding' || tensor.role === 'head'
-    const isNorm = tensor.shape.length === 1
-    const deviation = isTable ? 0.5 : isNorm ? 0.1 : tensor.shape[1]! ** -0.5
+    const isBias = tensor.role.endsWith('Bias')
+    const isNorm = tensor.shape.length === 1 && !isBias
+    const deviation = isTable || isBias ? 0.5 : isNorm ? 0.1 : tensor.shape[1]! ** -0.5
     const values = gaussians(random, count, deviation)
     if (isNorm) for (let i = 0; i < count; i++) values[i] = 1 + values[i]!
     if (isTable) {
@@ -162,21 +190,27 @@ function interleaveRows(
   return interleaved
 }
 
-function ggufMetadata(config: ModelConfig) {
+function ggufMetadata(config: ModelConfig, architecture: string): Record<string, GgufField> {
+  const shape: Record<string, GgufField> = {
+    block_count: { u32: config.layerCount },
+    embedding_length: { u32: config.hiddenSize },
+    'attention.head_count': { u32: config.headCount },
+    'attention.head_count_kv': { u32: config.kvHeadCount },
+    'attention.key_length': { u32: config.headSize },
+    'attention.value_length': { u32: config.headSize },
+    'rope.dimension_count': { u32: config.headSize },
+    feed_forward_length: { u32: config.ffnSize },
+    context_length: { u32: config.contextLength },
+    'rope.freq_base': { f32: config.ropeTheta },
+    'attention.layer_norm_rms_epsilon': { f32: config.normEpsilon },
+    ...ggufScaling(config),
+  }
   return {
-    'general.architecture': { text: 'llama' },
+    'general.architecture': { text: architecture },
     'general.name': { text: 'A tiny random model' },
-    'llama.block_count': { u32: config.layerCount },
-    'llama.embedding_length': { u32: config.hiddenSize },
-    'llama.attention.head_count': { u32: config.headCount },
-    'llama.attention.head_count_kv': { u32: config.kvHeadCount },
-    'llama.attention.key_length': { u32: config.headSize },
-    'llama.attention.value_length': { u32: config.headSize },
-    'llama.rope.dimension_count': { u32: config.headSize },
-    'llama.feed_forward_length': { u32: config.ffnSize },
-    'llama.context_length': { u32: config.contextLength },
-    'llama.rope.freq_base': { f32: config.ropeTheta },
-    'llama.attention.layer_norm_rms_epsilon': { f32: config.normEpsilon },
+    ...Object.fromEntries(
+      Object.entries(shape).map(([key, field]) => [`${architecture}.${key}`, field]),
+    ),
     'tokenizer.ggml.model': { text: 'gpt2' },
     'tokenizer.ggml.pre': { text: 'smollm' },
     'tokenizer.ggml.tokens': { texts: TINY_TOKENS },
@@ -188,12 +222,35 @@ function ggufMetadata(config: ModelConfig) {
     'tokenizer.ggml.eos_token_id': { u32: 2 },
     'tokenizer.ggml.add_bos_token': { bool: false },
     'tokenizer.chat_template': { text: TINY_CHAT_TEMPLATE },
-  } as const
+  }
 }
 
-function folderConfig(config: ModelConfig, isHeadTied: boolean) {
+function ggufScaling({ ropeScaling }: ModelConfig): Record<string, GgufField> {
+  switch (ropeScaling.kind) {
+    case 'none':
+    case 'factors':
+      return {}
+    case 'linear':
+      return {
+        'rope.scaling.type': { text: 'linear' },
+        'rope.scaling.factor': { f32: ropeScaling.factor },
+      }
+    case 'yarn':
+      return {
+        'rope.scaling.type': { text: 'yarn' },
+        'rope.scaling.factor': { f32: ropeScaling.factor },
+        'rope.scaling.original_context_length': { u32: ropeScaling.originalContextLength },
+      }
+    case 'llama3':
+      throw new Error('a GGUF has factors instead')
+  }
+}
+
+function folderConfig(options: TinyModelOptions) {
+  const config = tinyConfig(options)
   return {
-    architectures: ['LlamaForCausalLM'],
+    architectures: [TINY_FAMILIES[options.family ?? 'llama'].architecture],
+    model_type: options.family ?? 'llama',
     hidden_act: 'silu',
     hidden_size: config.hiddenSize,
     num_hidden_layers: config.layerCount,
@@ -204,10 +261,38 @@ function folderConfig(config: ModelConfig, isHeadTied: boolean) {
     vocab_size: config.vocabSize,
     max_position_embeddings: config.contextLength,
     rope_theta: config.ropeTheta,
-    rope_scaling: null,
+    rope_scaling: folderScaling(config),
     rms_norm_eps: config.normEpsilon,
+    sliding_window: null,
     attention_bias: false,
-    tie_word_embeddings: isHeadTied,
+    tie_word_embeddings: options.isHeadTied ?? true,
     eos_token_id: 2,
+  }
+}
+
+function folderScaling({ ropeScaling }: ModelConfig) {
+  switch (ropeScaling.kind) {
+    case 'none':
+      return null
+    case 'linear':
+      return { rope_type: 'linear', factor: ropeScaling.factor }
+    case 'llama3':
+      return {
+        rope_type: 'llama3',
+        factor: ropeScaling.factor,
+        low_freq_factor: ropeScaling.lowFreqFactor,
+        high_freq_factor: ropeScaling.highFreqFactor,
+        original_max_position_embeddings: ropeScaling.originalContextLength,
+      }
+    case 'yarn':
+      return {
+        rope_type: 'yarn',
+        factor: ropeScaling.factor,
+        original_max_position_embeddings: ropeScaling.originalContextLength,
+        beta_fast: ropeScaling.betaFast,
+        beta_slow: ropeScaling.betaSlow,
+      }
+    case 'factors':
+      throw new Error('only a GGUF has factors')
   }
 }
