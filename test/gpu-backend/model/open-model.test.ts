@@ -123,13 +123,25 @@ describe('openModel on a bad folder', () => {
   }
 
   it.each([
+    ['another architecture', { architectures: ['GemmaForCausalLM'] }, 'GemmaForCausalLM is not'],
     [
-      'another architecture',
-      { architectures: ['MistralForCausalLM'] },
-      'MistralForCausalLM is not served',
+      'an unknown RoPE scaling',
+      { rope_scaling: { type: 'dynamic', factor: 2 } },
+      '"dynamic" is not',
     ],
-    ['RoPE scaling', { rope_scaling: { type: 'linear', factor: 2 } }, 'RoPE scaling'],
-    ['attention biases', { attention_bias: true }, 'attention biases'],
+    ['RoPE scaling by nothing', { rope_scaling: { type: 'linear' } }, 'needs "factor"'],
+    [
+      'RoPE scaling by zero',
+      { rope_scaling: { type: 'linear', factor: 0 } },
+      'rope_scaling.factor',
+    ],
+    ['partly rotated heads', { partial_rotary_factor: 0.5 }, 'partly rotated heads'],
+    ['attention biases', { attention_bias: true }, 'biases of all four attention layers'],
+    [
+      'a family whose tensors are missing',
+      { architectures: ['Qwen2ForCausalLM'] },
+      '"model.layers.0.self_attn.q_proj.bias" is missing',
+    ],
     ['another activation', { hidden_act: 'gelu' }, '"hidden_act"'],
     ['a missing size', { hidden_size: undefined }, '"hidden_size"'],
     ['a context of zero', { max_position_embeddings: 0 }, 'contextLength is 0'],
@@ -157,6 +169,46 @@ describe('openModel on a bad folder', () => {
     await expect(opened).rejects.toThrow(sentence)
     await expect(opened).rejects.toThrow(dir)
     await expect(opened).rejects.toBeInstanceOf(ModelFileError)
+  })
+
+  it.each([
+    ['Mistral', { architectures: ['MistralForCausalLM'], sliding_window: 96 }, 96],
+    ['Mistral without one', { architectures: ['MistralForCausalLM'], sliding_window: null }, 512],
+    ['Llama, which has none', { sliding_window: 96 }, 512],
+  ])(
+    'ends the context where the sliding window of %s would begin to hide',
+    async (_, fields, length) => {
+      edit('config.json', fields)
+      const { config } = await openModel(dir, { precision: 'fp32' })
+      expect(config.contextLength).toBe(length)
+    },
+  )
+
+  it.each([
+    ['left out', undefined, 9000, 9000],
+    ['off', false, 9000, 9000],
+    ['on', true, 9000, 4096],
+  ])('knows the window of Qwen2 when it is %s', async (_, isOn, positions, length) => {
+    dir = freshPath('qwen2')
+    writeTinyFolder(dir, { seed: 9, family: 'qwen2', config: { contextLength: positions } })
+    edit('config.json', { sliding_window: undefined, use_sliding_window: isOn })
+    const { config } = await openModel(dir, { precision: 'fp32' })
+    expect(config.contextLength).toBe(length)
+  })
+
+  it('takes RoPE from the field of newer and of older files', async () => {
+    const scaling = { rope_type: 'linear', factor: 2 }
+    edit('config.json', {
+      rope_theta: undefined,
+      rope_scaling: undefined,
+      rope_parameters: { ...scaling, rope_theta: 5000 },
+    })
+    const newer = await openModel(dir, { precision: 'fp32' })
+    edit('config.json', { rope_theta: 5000, rope_scaling: scaling, rope_parameters: undefined })
+    const older = await openModel(dir, { precision: 'fp32' })
+    for (const { config } of [newer, older]) {
+      expect(config).toMatchObject({ ropeTheta: 5000, ropeScaling: { kind: 'linear', factor: 2 } })
+    }
   })
 
   it('refuses an end-of-sequence id outside the vocabulary', async () => {
