@@ -14,16 +14,79 @@ const BYTE_LEVEL = {
   use_regex: true,
 } as const
 
+/** What the name in `tokenizer.ggml.pre` stands for. */
+interface PreTokenizer {
+  readonly preTokenizer: object
+  readonly normalizer: object | null
+  /** Whether a piece that is a token is taken whole, whatever its merges. */
+  readonly ignoresMerges: boolean
+  /** Whether a prompt begins with BOS where the metadata does not say so. */
+  readonly addsBos: boolean
+}
+
+const GPT2: PreTokenizer = {
+  preTokenizer: BYTE_LEVEL,
+  normalizer: null,
+  ignoresMerges: false,
+  addsBos: false,
+}
+
+/** Cuts text by a pattern of the model's own, as its `tokenizer.json` has it. */
+function splitBy(pattern: string): object {
+  return {
+    type: 'Sequence',
+    pretokenizers: [
+      { type: 'Split', pattern: { Regex: pattern }, behavior: 'Isolated', invert: false },
+      { ...BYTE_LEVEL, use_regex: false },
+    ],
+  }
+}
+
+const LLAMA3: PreTokenizer = {
+  preTokenizer: splitBy(
+    String.raw`(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`,
+  ),
+  normalizer: null,
+  ignoresMerges: true,
+  addsBos: true,
+}
+
+/** Qwen2 and Qwen3. llama.cpp leaves the normalizer out; the model's own tokenizer has it. */
+const QWEN2: PreTokenizer = {
+  preTokenizer: splitBy(
+    String.raw`(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`,
+  ),
+  normalizer: { type: 'NFC' },
+  ignoresMerges: false,
+  addsBos: false,
+}
+
+/** Mistral Nemo and later. */
+const TEKKEN: PreTokenizer = {
+  preTokenizer: splitBy(
+    String.raw`[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+`,
+  ),
+  normalizer: null,
+  ignoresMerges: true,
+  addsBos: true,
+}
+
 /** How text is cut before byte-pair encoding, by `tokenizer.ggml.pre`. Any other name is refused: a wrong cut is wrong ids. */
-const PRE_TOKENIZERS: ReadonlyMap<string, object> = new Map<string, object>([
-  ['gpt-2', BYTE_LEVEL],
+const PRE_TOKENIZERS: ReadonlyMap<string, PreTokenizer> = new Map([
+  ['gpt-2', GPT2],
   [
     'smollm',
     {
-      type: 'Sequence',
-      pretokenizers: [{ type: 'Digits', individual_digits: true }, BYTE_LEVEL],
+      ...GPT2,
+      preTokenizer: {
+        type: 'Sequence',
+        pretokenizers: [{ type: 'Digits', individual_digits: true }, BYTE_LEVEL],
+      },
     },
   ],
+  ['llama-bpe', LLAMA3],
+  ['qwen2', QWEN2],
+  ['tekken', TEKKEN],
 ])
 
 /** A `tokenizer.json` of the byte-level BPE that the metadata describes. Throws {@link ModelFileError}. */
@@ -35,8 +98,8 @@ export function readGgufTokenizer(metadata: GgufFile['metadata']): TokenizerSour
     )
   }
   const pre = textAt(metadata, 'tokenizer.ggml.pre')
-  const preTokenizer = PRE_TOKENIZERS.get(pre)
-  if (!preTokenizer) {
+  const rules = PRE_TOKENIZERS.get(pre)
+  if (!rules) {
     throw new ModelFileError(
       `"tokenizer.ggml.pre" is "${pre}"; supported are ${[...PRE_TOKENIZERS.keys()].join(', ')}.`,
     )
@@ -56,14 +119,15 @@ export function readGgufTokenizer(metadata: GgufFile['metadata']): TokenizerSour
         if (type !== CONTROL_TOKEN && type !== USER_DEFINED_TOKEN) return []
         return [{ id, content, special: type === CONTROL_TOKEN, normalized: false }]
       }),
-      normalizer: null,
-      pre_tokenizer: preTokenizer,
+      normalizer: rules.normalizer,
+      pre_tokenizer: rules.preTokenizer,
       post_processor: null,
       decoder: BYTE_LEVEL,
       model: {
         type: 'BPE',
         vocab: Object.fromEntries(tokens.map((token, id) => [token, id])),
         merges: textsAt(metadata, 'tokenizer.ggml.merges'),
+        ignore_merges: rules.ignoresMerges,
       },
     },
     chatTemplate: typeof chatTemplate === 'string' ? chatTemplate : null,
@@ -72,6 +136,8 @@ export function readGgufTokenizer(metadata: GgufFile['metadata']): TokenizerSour
     eosTokenIds: ['eos', 'eot', 'eom']
       .map((kind) => numberAt(metadata, `tokenizer.ggml.${kind}_token_id`, -1))
       .filter((id) => id >= 0),
-    addBos: metadata.get('tokenizer.ggml.add_bos_token') === true,
+    addBos: metadata.has('tokenizer.ggml.add_bos_token')
+      ? metadata.get('tokenizer.ggml.add_bos_token') === true
+      : rules.addsBos,
   }
 }
