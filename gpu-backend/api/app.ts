@@ -5,6 +5,7 @@ import { BackendError } from '../errors.ts'
 import { findAdapter, listAdapters, registerAdapter, unregisterAdapter } from './adapters.ts'
 import { answerChatCompletion } from './chat-completions.ts'
 import { answerCompletion } from './completions.ts'
+import { answerEmbeddings } from './embeddings.ts'
 import { answerError } from './error-response.ts'
 import { answerHealth } from './health.ts'
 import { answerMetrics } from './metrics.ts'
@@ -20,6 +21,7 @@ const ROUTES: Record<string, Readonly<Record<string, Operation>>> = {
   '/metrics': { GET: answerMetrics },
   '/v1/chat/completions': { POST: answerChatCompletion },
   '/v1/completions': { POST: answerCompletion },
+  '/v1/embeddings': { POST: answerEmbeddings },
   '/v1/models': { GET: listModels },
   '/v1/models/:id{.+}': { GET: findModel },
   '/v1/adapters': { GET: listAdapters, POST: registerAdapter },

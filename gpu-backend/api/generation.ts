@@ -191,7 +191,7 @@ function recordEvent(choice: Choice, event: EngineEvent): void {
   choice.end = event.kind
 }
 
-function toEngineError(event: Extract<EngineEvent, { kind: 'error' }>): BackendError {
+export function toEngineError(event: Extract<EngineEvent, { kind: 'error' }>): BackendError {
   switch (event.code) {
     case 'overloaded':
       return new BackendError('overloaded', event.message, {

@@ -10,6 +10,8 @@ export interface ServedModel {
   /** Prompt and answer together, in tokens: the model's context, or the KV cache where that is smaller. */
   readonly contextTokens: number
   readonly vocabSize: number
+  /** Values of an embedding. */
+  readonly hiddenSize: number
   /** Tokens that end an answer. */
   readonly stopTokenIds: readonly number[]
   /** Requests that can run in one step: each may name another adapter. */
@@ -48,6 +50,7 @@ export function createServedModel(
     digest,
     contextTokens: maxSequenceTokens,
     vocabSize: config.vocabSize,
+    hiddenSize: config.hiddenSize,
     stopTokenIds: source.eosTokenIds,
     maxBatchSize,
     encodeText: (text) => {

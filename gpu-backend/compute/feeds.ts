@@ -7,6 +7,7 @@ import {
   pagesInput,
   type RowGroup,
   rowGroupInputs,
+  STATE_TOKENS,
   WANTED_TOKENS,
 } from '../model/graph-inputs.ts'
 import type { PagedRow, PageRange } from './kv-pages.ts'
@@ -20,6 +21,7 @@ export interface PlacedRow {
   readonly firstToken: number
   readonly tokenCount: number
   readonly wantLogits: boolean
+  readonly wantStates: boolean
 }
 
 export interface StepLayout {
@@ -52,10 +54,12 @@ export function planFeeds(layout: StepLayout): Record<string, Tensor> {
     }
   })
   const wanted = rows.filter((row) => row.wantLogits).map(lastToken)
+  const stated = rows.filter((row) => row.wantStates).flatMap(listTokens)
   return {
     [POSITIONS]: int64s(positions, [1, tokenCount]),
     [ATTENTION_ROWS]: int64s(attentionRows, [tokenCount]),
     [WANTED_TOKENS]: int64s(wanted.length > 0 ? wanted : [0], [Math.max(1, wanted.length)]),
+    [STATE_TOKENS]: int64s(stated.length > 0 ? stated : [0], [Math.max(1, stated.length)]),
     [CAUSAL_MASK]: causalMask(chunkLength, queryHeads),
     ...planGroup('decode', decodeRows, { range: ranges.decode, chunkLength: 1 }),
     ...planGroup('chunk', chunkRows, { range: ranges.chunk, chunkLength }),
@@ -64,6 +68,10 @@ export function planFeeds(layout: StepLayout): Record<string, Tensor> {
 
 function lastToken(row: PlacedRow): number {
   return row.firstToken + row.tokenCount - 1
+}
+
+function listTokens({ firstToken, tokenCount }: PlacedRow): number[] {
+  return Array.from({ length: tokenCount }, (_, s) => firstToken + s)
 }
 
 function planGroup(

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import type { LoraWeights } from '../adapters/lora-weights.ts'
 import type { KvRow, ModelRunner, StepRow } from '../engine/model-runner.ts'
-import { EMBEDDINGS, LOGITS, PRESENT } from '../model/graph-inputs.ts'
+import { EMBEDDINGS, LOGITS, PRESENT, STATES } from '../model/graph-inputs.ts'
 import type { AccuracyLevel } from '../model/linear-graph.ts'
 import { buildLlamaGraph } from '../model/llama-graph.ts'
 import type { LinearWeights, ModelConfig, ModelSource } from '../model/model-source.ts'
@@ -115,12 +115,14 @@ class LlamaRunner implements LoraModelRunner {
         }),
         ...this.#lora.feed(adapters),
       },
-      [LOGITS, PRESENT],
+      rows.some(({ wantStates }) => wantStates) ? [LOGITS, PRESENT, STATES] : [LOGITS, PRESENT],
     )
     for (const { kv, firstToken, tokenCount } of placed) {
       this.#pages.append(kv, results[PRESENT], { first: firstToken, count: tokenCount })
     }
-    return this.#pickLogits(rows, order, results[LOGITS])
+    const logits = this.#pickLogits(rows, order, results[LOGITS])
+    const sums = this.#sumStates(order, results[STATES])
+    return rows.map((row, i) => sums.get(row) ?? logits[i] ?? null)
   }
 
   #place(order: readonly StepRow[]): PlacedRow[] {
@@ -131,7 +133,8 @@ class LlamaRunner implements LoraModelRunner {
         group: isDecode(row) ? 'decode' : 'chunk',
         firstToken,
         tokenCount: row.tokens.length,
-        wantLogits: row.wantLogits,
+        wantLogits: row.wantLogits && !row.wantStates,
+        wantStates: row.wantStates ?? false,
       }
       firstToken += row.tokens.length
       return placed
@@ -146,11 +149,29 @@ class LlamaRunner implements LoraModelRunner {
     const { vocabSize } = this.#config
     const byRow = new Map<StepRow, Float32Array>()
     for (const row of order) {
-      if (!row.wantLogits) continue
+      if (!row.wantLogits || row.wantStates) continue
       const start = byRow.size * vocabSize
       byRow.set(row, logits.subarray(start, start + vocabSize))
     }
     return rows.map((row) => byRow.get(row) ?? null)
+  }
+
+  /** `states` [M, H] of the rows that want them, in their order. */
+  #sumStates(order: readonly StepRow[], states: Float32Array): Map<StepRow, Float32Array> {
+    const { hiddenSize } = this.#config
+    const sums = new Map<StepRow, Float32Array>()
+    let start = 0
+    for (const row of order) {
+      if (!row.wantStates) continue
+      const end = start + row.tokens.length * hiddenSize
+      const sum = new Float64Array(hiddenSize)
+      states.subarray(start, end).forEach((value, i) => {
+        sum[i % hiddenSize] = (sum[i % hiddenSize] ?? 0) + value
+      })
+      sums.set(row, Float32Array.from(sum))
+      start = end
+    }
+    return sums
   }
 
   #findRow(row: KvRow): PagedRow {

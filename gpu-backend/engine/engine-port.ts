@@ -24,12 +24,15 @@ export interface EngineRequest {
   readonly promptTokens: readonly number[]
   /** Digest of a loaded adapter; null for the base model. */
   readonly adapter: string | null
+  /** With `embed`: 0. */
   readonly maxTokens: number
   readonly sampling: SamplingParams
   /** Up to 4; cut from the output. */
   readonly stop: readonly string[]
   /** Tokens that end the answer, never in its text. */
   readonly stopTokenIds: readonly number[]
+  /** Nothing is sampled: the request finishes with its prompt's embedding. */
+  readonly embed?: boolean
 }
 
 export type FinishReason = 'stop' | 'length'
@@ -57,6 +60,8 @@ export type EngineEvent =
       readonly reason: FinishReason
       readonly text: string
       readonly usage: EngineUsage
+      /** [H] of a request with `embed`: the mean of its tokens' states after the final norm. */
+      readonly embedding?: Float32Array
     }
   /** The sequence was dropped on `cancel`; what it had used until then. */
   | { readonly kind: 'cancelled'; readonly id: string; readonly usage: EngineUsage }

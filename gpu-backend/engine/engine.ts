@@ -7,9 +7,11 @@ import { findMaxSequenceTokens, findRefusal } from './refusal.ts'
 import { assertLimits, type EngineLimits, type PlannedRow, planStep } from './scheduler.ts'
 import {
   type AnswerStep,
+  addStates,
   buildStepRow,
   countUsage,
   createSequence,
+  meanState,
   NO_USAGE,
   type Sequence,
   takeToken,
@@ -98,8 +100,9 @@ export class Engine {
     if (rows.length === 0) return
     const logits = await this.#run(rows)
     if (logits === null) return
-    for (const [index, { sequence, endsPrompt }] of rows.entries()) {
-      if (endsPrompt) this.#sampleAndEmit(sequence, logits[index] ?? null)
+    for (const [index, row] of rows.entries()) {
+      if (row.sequence.request.embed) this.#embed(row, logits[index] ?? null)
+      else if (row.endsPrompt) this.#sampleAndEmit(row.sequence, logits[index] ?? null)
     }
   }
 
@@ -182,6 +185,21 @@ export class Engine {
       for (const { sequence } of rows) this.#fail(sequence, 'internal_error', FAULT_MESSAGE)
       return null
     }
+  }
+
+  /** Takes the states of a prompt's chunk; its last ends the sequence. */
+  #embed({ sequence, endsPrompt }: PlannedRow<Sequence>, states: Float32Array | null): void {
+    const { id } = sequence.request
+    if (states === null || !states.every(Number.isFinite)) {
+      this.#parts.onFault(new Error('the runner gave no finite states'), [id])
+      this.#fail(sequence, 'internal_error', FAULT_MESSAGE)
+      return
+    }
+    addStates(sequence, states)
+    if (!endsPrompt) return
+    const embedding = meanState(sequence)
+    const usage = countUsage(sequence)
+    this.#end(sequence, { kind: 'finish', id, reason: 'stop', text: '', usage, embedding })
   }
 
   /** A fault in one sequence (NaN logits, a failed assertion) ends that sequence alone. */

@@ -20,6 +20,8 @@ export interface StepRow {
   readonly adapter: string | null
   /** Whether the logits after the last token are wanted (not for a chunk that does not end its prompt). */
   readonly wantLogits: boolean
+  /** Instead of logits: the sum of the tokens' states after the final norm. */
+  readonly wantStates?: boolean
 }
 
 export interface ModelRunner {
@@ -32,7 +34,8 @@ export interface ModelRunner {
   readonly freeKvRow: (row: KvRow) => void
   /**
    * Runs one step over the rows, in one session run, and appends their keys and values. Returns
-   * for each row its logits [V] float32 (valid until the next run), or null where not wanted.
+   * for each row its logits [V] float32 (valid until the next run), or null where not wanted; for
+   * a row that wants states their sum [H] float32.
    * A row's result does not depend on the other rows.
    */
   readonly run: (rows: readonly StepRow[]) => Promise<readonly (Float32Array | null)[]>

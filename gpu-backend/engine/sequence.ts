@@ -18,6 +18,8 @@ export interface Sequence {
   readonly computedCount: number
   /** The token to run next; null until the prompt is computed. */
   lastToken: number | null
+  /** [H]: with `embed`, the sum of the computed tokens' states; null before the first. */
+  stateSum: Float64Array | null
 }
 
 export function createSequence(
@@ -37,6 +39,7 @@ export function createSequence(
       return kv.length
     },
     lastToken: null,
+    stateSum: null,
   }
 }
 
@@ -47,7 +50,19 @@ export function buildStepRow({ sequence, tokenCount, endsPrompt }: PlannedRow<Se
     lastToken === null
       ? Int32Array.from(request.promptTokens.slice(kv.length, kv.length + tokenCount))
       : Int32Array.of(lastToken)
-  return { kv, tokens, adapter: request.adapter, wantLogits: endsPrompt }
+  const wantStates = request.embed ?? false
+  return { kv, tokens, adapter: request.adapter, wantLogits: endsPrompt && !wantStates, wantStates }
+}
+
+/** Adds the states of a row that was just run; `sum` [H]. */
+export function addStates(sequence: Sequence, sum: Float32Array): void {
+  const before = sequence.stateSum
+  sequence.stateSum = Float64Array.from(sum, (value, i) => value + (before?.[i] ?? 0))
+}
+
+/** [H]: the mean over the prompt, once all of it is added. */
+export function meanState({ stateSum, promptTokenCount }: Sequence): Float32Array {
+  return Float32Array.from(stateSum ?? [], (value) => value / promptTokenCount)
 }
 
 /** What a sampled token adds to the answer. */

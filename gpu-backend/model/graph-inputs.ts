@@ -3,7 +3,8 @@ import type { LinearName } from './model-source.ts'
 /**
  * What the graph of `llama-graph.ts` and its feeder agree on. Letters as in `model-source.ts`, and
  * T tokens of the step, B rows of a group, S tokens a row of the group (1 in the decode group),
- * P pages of the group, W tiles a row at most, N rows whose logits are wanted, R LoRA ranks.
+ * P pages of the group, W tiles a row at most, N rows whose logits are wanted, M tokens whose states
+ * are, R LoRA ranks.
  *
  * No tensor is ever empty (WebGPU refuses that): a group that is off, or has no past, gets one
  * dummy page that no tile names.
@@ -47,8 +48,10 @@ export const ATTENTION_ROWS = 'attention_rows'
 
 /** [N, V] float32. */
 export const LOGITS = 'logits'
-/** What the head sees: [N, H] float32; costs nothing unless it is asked for. */
-export const HIDDEN = 'hidden'
+/** Tokens whose states are wanted: [M] int64. */
+export const STATE_TOKENS = 'state_tokens'
+/** The states of {@link STATE_TOKENS} after the final norm: [M, H] float32. */
+export const STATES = 'states'
 /** The step's keys and values: [2L · T, KV, 1, D] float32, T rows a layer of keys (rotated), then of values. */
 export const PRESENT = 'present'
 

@@ -2,7 +2,6 @@ import { type AttentionHeads, addAttentionInputs, addGroupAttention } from './at
 import {
   ATTENTION_ROWS,
   EMBEDDINGS,
-  HIDDEN,
   LINEAR_GROUP_NAMES,
   LINEAR_GROUPS,
   type LinearGroup,
@@ -14,6 +13,8 @@ import {
   POSITIONS,
   PRESENT,
   RANK_TILE,
+  STATE_TOKENS,
+  STATES,
   WANTED_TOKENS,
 } from './graph-inputs.ts'
 import { type AccuracyLevel, addLinear, addLora } from './linear-graph.ts'
@@ -60,9 +61,9 @@ export function buildLlamaGraph(source: ModelSource, options: LlamaGraphOptions)
   }
   graph.node('Concat', [...keys, ...values], { axis: 0 }, PRESENT)
   graph.output(PRESENT, 'float32', ['2LT', kvHeadCount, 1, headSize])
-  graph.node('Gather', [x, WANTED_TOKENS], { axis: 0 }, HIDDEN)
-  graph.output(HIDDEN, 'float32', ['N', hiddenSize])
-  addHead(model)
+  graph.node('Gather', [x, STATE_TOKENS], { axis: 0 }, STATES)
+  graph.output(STATES, 'float32', ['M', hiddenSize])
+  addHead(model, graph.node('Gather', [x, WANTED_TOKENS], { axis: 0 }))
   graph.output(LOGITS, 'float32', ['N', vocabSize])
   return graph.toModel()
 }
@@ -77,6 +78,7 @@ function addInputs(graph: OnnxGraph, config: ModelConfig): void {
   graph.input(EMBEDDINGS, 'float32', ['T', config.hiddenSize])
   graph.input(POSITIONS, 'int64', [1, 'T'])
   graph.input(WANTED_TOKENS, 'int64', ['N'])
+  graph.input(STATE_TOKENS, 'int64', ['M'])
   graph.input(ATTENTION_ROWS, 'int64', ['T'])
   addAttentionInputs(graph, config)
   graph.input(LORA_TOKENS, 'int64', ['TL'])
@@ -208,8 +210,8 @@ function addSkipNorm(model: ModelContext, x: string, residual: string, index: nu
   return model.graph.skipNorm(x, residual, { gamma, epsilon: model.source.config.normEpsilon })
 }
 
-function addHead({ graph, source, options }: ModelContext): void {
+function addHead({ graph, source, options }: ModelContext, states: string): void {
   const inputSize = source.config.hiddenSize
-  const logits = addLinear(graph, HIDDEN, [source.head()], { name: 'head', inputSize, ...options })
+  const logits = addLinear(graph, states, [source.head()], { name: 'head', inputSize, ...options })
   graph.node('Identity', [logits], {}, LOGITS)
 }

@@ -15,10 +15,19 @@ export function referenceLogits(
   tokens: readonly number[],
   adapter: LoraWeights | null = null,
 ): Float64Array[] {
+  const head = expand(source.head())
+  return referenceStates(source, tokens, adapter).map((state) => multiply(head, state))
+}
+
+/** What the head sees after each token: [H] each. */
+export function referenceStates(
+  source: ModelSource,
+  tokens: readonly number[],
+  adapter: LoraWeights | null = null,
+): Float64Array[] {
   const { config } = source
   const { headCount, kvHeadCount, headSize, hiddenSize, layerCount } = config
   const embedding = expand(source.embedding())
-  const head = expand(source.head())
   const layers = Array.from({ length: layerCount }, (_, layer) => ({
     attentionNorm: source.norm(layer, 'attention'),
     ffnNorm: source.norm(layer, 'ffn'),
@@ -90,7 +99,7 @@ export function referenceLogits(
       const gated = gate.map((value, i) => (value / (1 + Math.exp(-value))) * up[i]!)
       x = add(x, layer.apply('down', gated))
     }
-    return multiply(head, rmsNorm(x, source.finalNorm(), config.normEpsilon))
+    return rmsNorm(x, source.finalNorm(), config.normEpsilon)
   })
 }
 

@@ -36,6 +36,7 @@ const BYTE_MODEL: ServedModel = {
   digest: `0x${'ab'.repeat(32)}`,
   contextTokens: 512,
   vocabSize: 256,
+  hiddenSize: 16,
   stopTokenIds: [0],
   maxBatchSize: 32,
   encodeText: (text) => [...Buffer.from(text)],

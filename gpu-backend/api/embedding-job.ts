@@ -1,0 +1,147 @@
+import { setMaxListeners } from 'node:events'
+import type { Provenance, Usage } from '../../protocol/backend.ts'
+import type { EngineRequest } from '../engine/engine-port.ts'
+import { BackendError } from '../errors.ts'
+import type { ChatPrompt } from '../text/chat-template.ts'
+import { toBackendError } from './error-response.ts'
+import { toEngineError } from './generation.ts'
+import { leaseModel, type ModelTarget } from './model-target.ts'
+import { describeProvenance } from './provenance.ts'
+import type { Services } from './services.ts'
+
+/** One HTTP request's inputs. */
+export interface EmbeddingJob {
+  readonly requestId: string
+  readonly tenant: string
+  /** As the caller named it. */
+  readonly model: string
+  readonly inputs: readonly ChatPrompt[]
+  /** What becomes of the mean state [H] of an input: the vector as base64. */
+  readonly finish: (mean: Float32Array) => string
+}
+
+interface Embedded {
+  /** In the order of the inputs. */
+  readonly vectors: readonly string[]
+  readonly usage: Usage
+  readonly provenance: Provenance
+}
+
+/** Runs a job to its end, files its report, counts and logs it. Throws {@link BackendError}. */
+export async function embedInputs(
+  services: Services,
+  job: EmbeddingJob,
+  callerSignal: AbortSignal,
+): Promise<Embedded> {
+  const startedAtMs = services.now()
+  const target = await leaseModel(job.model, services)
+  try {
+    const tokenCount = job.inputs.reduce((sum, { tokens }) => sum + tokens.length, 0)
+    const report = services.reports.start(job.requestId, tokenCount)
+    if (!report) {
+      throw new BackendError('invalid_request', "'x-request-id': a request of this id is running", {
+        param: 'x-request-id',
+      })
+    }
+    const run = await runInputs(services, { job, target, callerSignal })
+    const usage = countUsage(run.promptTokens)
+    const provenance = describeProvenance({
+      modelDigest: services.model.digest,
+      adapter: target.adapter,
+      prompts: job.inputs.map(({ text }) => text),
+      answers: run.vectors,
+    })
+    const state = run.error ? 'failed' : run.isCut ? 'cancelled' : 'completed'
+    report.end(state, usage, provenance)
+    services.counters.ends.count(state)
+    services.log(run.error ? 'warn' : 'info', 'request_ended', {
+      requestId: job.requestId,
+      tenant: job.tenant,
+      outcome: state,
+      promptTokens: usage.prompt_tokens,
+      completionTokens: 0,
+      durationMs: services.now() - startedAtMs,
+      ...(run.error ? { code: run.error.code } : {}),
+    })
+    if (run.error) throw run.error
+    if (run.isCut) {
+      throw new BackendError('overloaded', 'The server is shutting down.', { retryAfterMs: 1000 })
+    }
+    return { vectors: run.vectors, usage, provenance }
+  } finally {
+    target.release()
+  }
+}
+
+interface RunningJob {
+  readonly job: EmbeddingJob
+  readonly target: ModelTarget
+  readonly callerSignal: AbortSignal
+}
+
+/** Keeps as many inputs with the engine as fit into a step, until all are done or one has failed. */
+async function runInputs(services: Services, { job, target, callerSignal }: RunningJob) {
+  const failed = new AbortController()
+  const signal = AbortSignal.any([callerSignal, services.shutdownSignal, failed.signal])
+  setMaxListeners(0, signal)
+  const vectors: string[] = []
+  let promptTokens = 0
+  let error: BackendError | null = null
+  let isCut = false
+  let next = 0
+  const runOne = async (index: number) => {
+    const request = planRequest(job, target, index)
+    for await (const event of services.engine.generate(request, signal)) {
+      if (event.kind === 'token') throw new Error('an embedding sampled a token')
+      promptTokens += event.usage.promptTokens
+      if (event.kind === 'error') throw toEngineError(event)
+      if (event.kind === 'cancelled') isCut = true
+      else if (event.embedding) vectors[index] = job.finish(event.embedding)
+      else throw new Error('the engine gave no embedding')
+    }
+  }
+  const runMany = async () => {
+    while (next < job.inputs.length && !signal.aborted) await runOne(next++)
+    isCut ||= signal.aborted
+  }
+  const width = Math.min(services.model.maxBatchSize, job.inputs.length)
+  await Promise.all(
+    Array.from({ length: width }, () =>
+      runMany().catch((thrown: unknown) => {
+        error ??= toBackendError(thrown)
+        failed.abort()
+      }),
+    ),
+  )
+  return { vectors, promptTokens, error: error as BackendError | null, isCut } // set in a callback
+}
+
+function planRequest(job: EmbeddingJob, target: ModelTarget, index: number): EngineRequest {
+  return {
+    id: job.inputs.length === 1 ? job.requestId : `${job.requestId}#${index}`,
+    tenant: job.tenant,
+    promptTokens: job.inputs[index]?.tokens ?? [],
+    adapter: target.adapter?.digest ?? null,
+    maxTokens: 0,
+    sampling: NOTHING_SAMPLED,
+    stop: [],
+    stopTokenIds: [],
+    embed: true,
+  }
+}
+
+const NOTHING_SAMPLED: EngineRequest['sampling'] = {
+  temperature: 0,
+  topP: 1,
+  topK: 0,
+  minP: 0,
+  presencePenalty: 0,
+  frequencyPenalty: 0,
+  repetitionPenalty: 1,
+  logitBias: [],
+  seed: [0, 0],
+}
+
+function countUsage(promptTokens: number): Usage {
+  return { prompt_tokens: promptTokens, completion_tokens: 0, total_tokens: promptTokens }
+}
