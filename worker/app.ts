@@ -7,6 +7,7 @@ import { allowOrigins } from './api/allow-origins.ts'
 import type { AppEnv } from './api/app-context.ts'
 import { createChatCompletion } from './api/chat-completions.ts'
 import { createCompletion } from './api/completions.ts'
+import { createEmbeddings } from './api/embeddings.ts'
 import { getHealth } from './api/health.ts'
 import { identifyRequest } from './api/identify-request.ts'
 import { getKey } from './api/key.ts'
@@ -23,6 +24,7 @@ const ROUTES: readonly (readonly [string, string, ...MiddlewareHandler<AppEnv>[]
   ['GET', '/health', getHealth],
   ['POST', '/v1/chat/completions', requireApiKey, createChatCompletion],
   ['POST', '/v1/completions', requireApiKey, createCompletion],
+  ['POST', '/v1/embeddings', requireApiKey, createEmbeddings],
   ['GET', '/v1/models', requireApiKey, listModels],
   ['GET', '/v1/models/:id{.+}', requireApiKey, getModel],
   ['GET', '/v1/usage', requireApiKey, getUsage],

@@ -1,5 +1,5 @@
 import type { Address, Digest } from '../../protocol/digest.ts'
-import type { UsageOutcome } from '../ledger/usage-record.ts'
+import type { Endpoint, UsageOutcome } from '../ledger/usage-record.ts'
 import type { AccountSettings } from './account-settings.ts'
 import type { Budget } from './budget.ts'
 import type { Price } from './pricing.ts'
@@ -12,7 +12,7 @@ export interface AdmitRequest {
   readonly requestId: string
   /** SHA-256 of the whole API key, lower-case hex. */
   readonly keyHash: string
-  readonly endpoint: 'chat.completions' | 'completions'
+  readonly endpoint: Endpoint
   readonly model: string
   readonly price: Price
   readonly splitVersion: number

@@ -6,6 +6,7 @@ import {
 } from '../../protocol/backend.ts'
 import type { Config } from '../env.ts'
 import { ApiError, ERRORS, type ErrorCode } from '../errors.ts'
+import type { Endpoint } from '../ledger/usage-record.ts'
 import { isJsonObject, parseJsonObject } from './answer-parts.ts'
 import type { GenerationRequest } from './generation-request.ts'
 
@@ -19,7 +20,11 @@ export interface GenerationCall {
   readonly signal: AbortSignal
 }
 
-const PATHS = { 'chat.completions': '/v1/chat/completions', completions: '/v1/completions' }
+const PATHS = {
+  'chat.completions': '/v1/chat/completions',
+  completions: '/v1/completions',
+  embeddings: '/v1/embeddings',
+} as const satisfies Record<Endpoint, string>
 
 /** How long a backend may take to list its models. */
 const LOOKUP_TIMEOUT_MS = 2_000

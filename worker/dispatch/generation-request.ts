@@ -1,8 +1,9 @@
+import type { Endpoint } from '../ledger/usage-record.ts'
 import type { JsonObject } from './answer-parts.ts'
 
-/** What the gateway must know of a request for text; the rest of the body is the backend's affair. */
+/** What the gateway must know of a request for text or embeddings; the rest of the body is the backend's affair. */
 export interface GenerationRequest {
-  readonly endpoint: 'chat.completions' | 'completions'
+  readonly endpoint: Endpoint
   readonly model: string
   readonly isStream: boolean
   /** The caller asked for the usage chunk of a stream. */

@@ -88,11 +88,18 @@ async function fetchAnswer(job: RelayJob, line: RelayLine): Promise<FetchedAnswe
 
 function gatherEvidence(job: RelayJob, { body }: FetchedAnswer): Evidence {
   return {
-    usage: readUsage(body.usage),
+    usage: readUsage(
+      job.request.endpoint === 'embeddings' ? withoutAnswer(body.usage) : body.usage,
+    ),
     provenance: readProvenance(body.tallygate),
     tokenCount: estimateTokenCount(measureAnswer(body)),
     estimatedPromptTokens: estimateTokenCount(job.request.bodyBytes.length),
   }
+}
+
+/** Most servers' usage of embeddings does not name the answer's tokens: there are none. */
+function withoutAnswer(usage: unknown): unknown {
+  return isJsonObject(usage) ? { ...usage, completion_tokens: 0 } : usage
 }
 
 /** UTF-8 bytes of all choices' text. */

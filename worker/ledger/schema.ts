@@ -1,7 +1,7 @@
 import { index, integer, sqliteTable, text, uniqueIndex } from 'drizzle-orm/sqlite-core'
 import type { Address, Digest } from '../../protocol/digest.ts'
 import type { Credit } from '../../protocol/usage-leaf.ts'
-import type { UsageOutcome } from './usage-record.ts'
+import type { Endpoint, UsageOutcome } from './usage-record.ts'
 
 const digest = (name: string) => text(name).$type<Digest>().notNull()
 
@@ -12,7 +12,7 @@ export const usage = sqliteTable(
     requestId: text('request_id').primaryKey(),
     accountId: text('account_id').notNull(),
     keyId: text('key_id').notNull(),
-    endpoint: text('endpoint').$type<'chat.completions' | 'completions'>().notNull(),
+    endpoint: text('endpoint').$type<Endpoint>().notNull(),
     model: text('model').notNull(),
     backendId: text('backend_id').notNull(),
     outcome: text('outcome').$type<UsageOutcome>().notNull(),

@@ -12,12 +12,15 @@ export type UsageOutcome =
   /** The gateway vanished; the sweep settled it by the backend's report. */
   | 'swept'
 
+/** The operation that a request was for. */
+export type Endpoint = 'chat.completions' | 'completions' | 'embeddings'
+
 /** One settled request: a row of D1's `usage`, and what a usage leaf is made from. */
 export interface UsageRecord {
   readonly requestId: string
   readonly accountId: string
   readonly keyId: string
-  readonly endpoint: 'chat.completions' | 'completions'
+  readonly endpoint: Endpoint
   /** As the caller named it. */
   readonly model: string
   readonly backendId: string

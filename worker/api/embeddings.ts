@@ -1,0 +1,48 @@
+import { z } from 'zod'
+import { boundPromptTokens, type GenerationRequest } from '../dispatch/generation-request.ts'
+import type { AppContext } from './app-context.ts'
+import { parseRequest } from './parse-request.ts'
+import { type JsonBody, readJsonBody } from './read-json-body.ts'
+import { serveGeneration } from './serve-generation.ts'
+
+const tokenIdsSchema = z.array(z.int().min(0)).min(1)
+
+/** OpenAI's own limit. */
+const MAX_INPUT_COUNT = 2048
+
+const embeddingRequestSchema = z.looseObject({
+  model: z.string().min(1).max(200),
+  input: z.union(
+    [
+      z.string(),
+      z.array(z.string()).min(1).max(MAX_INPUT_COUNT),
+      tokenIdsSchema,
+      z.array(tokenIdsSchema).min(1).max(MAX_INPUT_COUNT),
+    ],
+    `must be a string, a list of token ids, or a list of at most ${MAX_INPUT_COUNT} of either`,
+  ),
+})
+
+/** `POST /v1/embeddings`: billed by the tokens of the inputs. */
+export async function createEmbeddings(c: AppContext): Promise<Response> {
+  const body = await readJsonBody(c.req.raw, c.var.services.config.MAX_BODY_BYTES)
+  return serveGeneration(c, parseEmbeddingRequest(body))
+}
+
+function parseEmbeddingRequest({ value, bytes }: JsonBody): GenerationRequest {
+  const { model, input } = parseRequest(embeddingRequestSchema, value)
+  const inputCount = typeof input === 'string' || typeof input[0] === 'number' ? 1 : input.length
+  return {
+    endpoint: 'embeddings',
+    model,
+    isStream: false,
+    wantsUsage: false,
+    wantsAttribution: false,
+    choiceCount: inputCount,
+    computedChoiceCount: inputCount,
+    maxCompletionTokens: 0,
+    promptTokenBound: boundPromptTokens(bytes.length, inputCount),
+    body: value,
+    bodyBytes: bytes,
+  }
+}
