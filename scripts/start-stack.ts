@@ -10,6 +10,7 @@ import { claimPort } from './free-port.ts'
 import { startGateway, WORKERD_PID_FILE } from './gateway.ts'
 import { startLocalChain } from './local-chain.ts'
 import { readSecrets, type Secrets, writeSecrets } from './secrets.ts'
+import { removeStackFile, writeStackFile } from './stack-file.ts'
 import type { StartOptions } from './start-options.ts'
 import { lockState, type StateLock } from './state-lock.ts'
 
@@ -67,6 +68,12 @@ export async function startStack(
   }
   try {
     const stack = await startParts({ options, say, env, lock, closers })
+    closers.push(() => removeStackFile(options.stateDir))
+    await writeStackFile(options.stateDir, {
+      rpcUrl: stack.rpcUrl,
+      daUrl: stack.daUrl,
+      archiveUrl: stack.baseUrl.replace(/\/v1$/, '/batches'),
+    })
     return { ...stack, close }
   } catch (error) {
     await close()

@@ -42,17 +42,14 @@ async function anchoredReceipt(requestId: string) {
 }
 
 /** `npm run verify`: its exit code and what it printed. */
-async function verify(receipt: unknown): Promise<{ code: number; output: string }> {
+async function verify(
+  receipt: unknown,
+  ...options: readonly string[]
+): Promise<{ code: number; output: string }> {
   const path = join(installation.folder, 'receipt.json')
   await writeFile(path, JSON.stringify(receipt))
-  return promisify(execFile)(process.execPath, [
-    VERIFY,
-    path,
-    '--rpc',
-    stack.rpcUrl,
-    '--da',
-    stack.daUrl,
-  ]).then(
+  const state = ['--state', join(installation.folder, 'state')]
+  return promisify(execFile)(process.execPath, [VERIFY, path, ...state, ...options]).then(
     ({ stdout }) => ({ code: 0, output: stdout }),
     (error) => ({ code: error.code, output: error.stdout + error.stderr }),
   )
@@ -73,6 +70,11 @@ it('gives each request a receipt that the verifier accepts, by either of its ids
     const alias = stream?.requestId.replace(/^req_/, 'chatcmpl-')
     expect(await getJson(stack, `/receipts/${alias}`)).toEqual(receipt)
     expect(await verify(receipt)).toMatchObject({ code: 0 })
+    const nowhere = join(installation.folder, 'nowhere')
+    const archive = stack.baseUrl.replace(/\/v1$/, '/batches')
+    expect(
+      await verify(receipt, ...['--state', nowhere, '--rpc', stack.rpcUrl, '--archive', archive]),
+    ).toMatchObject({ code: 0, output: expect.stringContaining(archive) })
   }
 })
 
