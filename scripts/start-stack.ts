@@ -27,6 +27,8 @@ export interface Stack {
   /** What an OpenAI SDK takes as its base URL. */
   readonly baseUrl: string
   readonly apiKey: string
+  /** The first model that is served; null where the upstream lists none now. */
+  readonly model: string | null
   readonly adminKey: string
   readonly dashboardUrl: string
   readonly backendUrl: string
@@ -121,9 +123,12 @@ async function startParts(parts: Parts): Promise<Stack> {
     gateway.runScheduled().catch((error: Error) => parts.say(`cron: ${error.message}`))
   }, CRON_INTERVAL_MS)
   closers.push(async () => clearInterval(cron))
+  const apiKey =
+    secrets.apiKey ?? (await createFirstAccount(gateway.url, options.stateDir, secrets))
   return {
     baseUrl: `${gateway.url}/v1`,
-    apiKey: secrets.apiKey ?? (await createFirstAccount(gateway.url, options.stateDir, secrets)),
+    apiKey,
+    model: await findFirstModel(gateway.url, apiKey),
     adminKey: secrets.adminKey,
     dashboardUrl: `${gateway.url}/health`,
     backendUrl: backend.url,
@@ -233,6 +238,15 @@ async function createFirstAccount(
   if (typeof apiKey !== 'string') throw new Error(`The admin API gave no key: ${text}`)
   await writeSecrets(stateDir, { ...secrets, apiKey })
   return apiKey
+}
+
+async function findFirstModel(gatewayUrl: string, apiKey: string): Promise<string | null> {
+  const response = await fetch(`${gatewayUrl}/v1/models`, {
+    headers: { authorization: `Bearer ${apiKey}` },
+  })
+  if (!response.ok) return null
+  const list = (await response.json()) as { data: { id: string }[] } // the gateway's own answer
+  return list.data[0]?.id ?? null
 }
 
 /** Like Promise.all, but waits for all to end, so that what did start can be closed. */
