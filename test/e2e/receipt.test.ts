@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll, expect, it } from 'vitest'
 import {
+  callAdmin,
   createInstallation,
   getJson,
   type Installation,
@@ -25,16 +26,10 @@ afterAll(async () => {
   await installation?.remove()
 })
 
-const anchorNow = () =>
-  fetch(stack.baseUrl.replace(/\/v1$/, '/admin/v1/anchor'), {
-    method: 'POST',
-    headers: { authorization: `Bearer ${stack.adminKey}` },
-  })
-
 async function anchoredReceipt(requestId: string) {
   return waitUntil(
     async () => {
-      await anchorNow()
+      await callAdmin(stack, 'POST', '/anchor')
       return getJson(stack, `/receipts/${requestId}`)
     },
     (receipt) => receipt.state === 'anchored' || receipt.state === 'final',
@@ -94,12 +89,7 @@ it('names the step that a changed receipt fails at', async () => {
 it("shows a receipt to nobody but the request's own account", async () => {
   const stream = await streamChat(stack, { model: 'ada-4', maxTokens: 2 })
   await settledUsage(stack)
-  const created = await fetch(stack.baseUrl.replace(/\/v1$/, '/admin/v1/accounts'), {
-    method: 'POST',
-    headers: { authorization: `Bearer ${stack.adminKey}`, 'content-type': 'application/json' },
-    body: JSON.stringify({ name: 'somebody else' }),
-  })
-  const { api_key: apiKey } = (await created.json()) as { api_key: string }
+  const { api_key: apiKey } = await callAdmin(stack, 'POST', '/accounts', { name: 'another' })
   const stranger = await getJson({ ...stack, apiKey }, `/receipts/${stream?.requestId}`)
   expect(stranger.error).toMatchObject({ code: 'not_found' })
 })
