@@ -1,5 +1,3 @@
-import type { ModelConfig } from './model-source.ts'
-
 /**
  * How rotary embeddings are stretched over a longer context than the model was first trained on.
  * The fields are those of Hugging Face's `rope_scaling`; `factors` is GGUF's `rope_freqs` tensor.
@@ -35,7 +33,12 @@ export interface RopeFrequencies {
   readonly magnitude: number
 }
 
-type RopeShape = Pick<ModelConfig, 'headSize' | 'ropeTheta' | 'ropeScaling'>
+/** The part of a `ModelConfig` that says how positions turn heads. */
+interface RopeShape {
+  readonly headSize: number
+  readonly ropeTheta: number
+  readonly ropeScaling: RopeScaling
+}
 
 export function ropeFrequencies({ headSize, ropeTheta, ropeScaling }: RopeShape): RopeFrequencies {
   const half = headSize / 2

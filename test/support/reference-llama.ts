@@ -153,14 +153,14 @@ function rotate(x: Float64Array, position: number, rope: ReferenceRope): Float64
   return y
 }
 
-export interface ReferenceRope {
+interface ReferenceRope {
   /** [D/2] positions in which pair i turns once. */
   readonly wavelengths: readonly number[]
   readonly attentionFactor: number
 }
 
 /** RoPE as the papers and Hugging Face's configurations define it, by wavelength. */
-export function referenceRope({ headSize, ropeTheta, ropeScaling }: ModelConfig): ReferenceRope {
+function referenceRope({ headSize, ropeTheta, ropeScaling }: ModelConfig): ReferenceRope {
   const base = Array.from(
     { length: headSize / 2 },
     (_, i) => 2 * Math.PI * ropeTheta ** ((2 * i) / headSize),

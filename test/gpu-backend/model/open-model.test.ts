@@ -278,6 +278,42 @@ describe('openModel on a bad file', () => {
   })
 
   it.each([
+    ['linear', 'lonear', 'RoPE scaling "lonear" is not supported'],
+    ['rope.scaling.factor', 'rope.scaling.faktor', '"llama.rope.scaling.faktor" is not supported'],
+    ['rope.scaling.type', 'rope.scale_linear', '"llama.rope.scale_linear" is not supported'],
+  ])('refuses RoPE scaling with %s turned into %s', async (from, to, sentence) => {
+    const path = freshPath('scaled.gguf')
+    writeTinyGguf(path, { seed: 1, config: { ropeScaling: { kind: 'linear', factor: 2 } } })
+    const bytes = readFileSync(path)
+    bytes.write(to, bytes.indexOf(from))
+    writeFileSync(path, bytes)
+    await expect(openModel(path, { precision: 'int4' })).rejects.toThrow(sentence)
+  })
+
+  it('refuses rope_freqs that turn nothing', async () => {
+    for (const [factors, sentence] of [
+      [[1, 1, 1, 1, 1, 1, 1, Number.POSITIVE_INFINITY], 'no positive frequencies'],
+      [[1, 1, 1, 1, 1, 1, 1, 0], 'no positive frequencies'],
+    ] as const) {
+      const path = freshPath('factors.gguf')
+      writeTinyGguf(path, { seed: 1, config: { ropeScaling: { kind: 'factors', factors } } })
+      await expect(openModel(path, { precision: 'fp32' })).rejects.toThrow(sentence)
+    }
+  })
+
+  it('gives another digest for other rope_freqs', async () => {
+    const digests = await Promise.all(
+      [2, 3].map(async (last) => {
+        const path = freshPath('factors.gguf')
+        const factors = [1, 1, 1, 1, 1, 1, 1, last]
+        writeTinyGguf(path, { seed: 1, config: { ropeScaling: { kind: 'factors', factors } } })
+        return (await openModel(path, { precision: 'int4' })).digest
+      }),
+    )
+    expect(digests[0]).not.toBe(digests[1])
+  })
+
+  it.each([
     ['llama', 'gemma', 'architecture is "gemma"'],
     ['smollm', 'laller', '"tokenizer.ggml.pre" is "laller"'],
     ['gpt2', 'bert', '"tokenizer.ggml.model" is "bert"'],
