@@ -24,7 +24,9 @@ async function collect(bytes: Buffer, contentType = TYPE, chunkSize = 7) {
 test('what FormData writes is read back, however the bytes are cut', async () => {
   const content = fc.oneof(
     fc.uint8Array({ maxLength: 300 }),
-    fc.constantFrom(...['\r\n--', '\r\n\r\n', '--', '\r\n--b', ''].map((text) => Buffer.from(text))),
+    fc.constantFrom(
+      ...['\r\n--', '\r\n\r\n', '--', '\r\n--b', ''].map((text) => Buffer.from(text)),
+    ),
   )
   await fc.assert(
     fc.asyncProperty(
