@@ -160,6 +160,7 @@ class Residency implements AdapterResidency {
       load.waiters.delete(waiter)
       if (load.waiters.size === 0 && !load.hasBegun) this.#loads.delete(load.content.digest)
       reject(signal?.reason)
+      this.#startLoads()
     }
     load.waiters.add(waiter)
     this.#waitingCount += 1

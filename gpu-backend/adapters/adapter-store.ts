@@ -54,6 +54,7 @@ export interface AdapterStore {
   readonly adopt: (folder: string, digest: Digest) => Promise<void>
   /** False: it is not here. */
   readonly use: (digest: Digest) => boolean
+  /** Of what is not here, it does nothing. */
   readonly release: (digest: Digest) => void
   readonly has: (digest: Digest) => boolean
   /** Deletes a content that nobody uses any more. */
@@ -130,9 +131,7 @@ export async function openAdapterStore({
     records,
     saveRecord: async (record) => {
       const path = createPath()
-      await using file = await open(path, 'wx')
-      await file.writeFile(`${JSON.stringify(record, null, 2)}\n`)
-      await file.sync()
+      await writeDurably(path, `${JSON.stringify(record, null, 2)}\n`)
       await rename(path, join(folders.records, `${record.id}.json`))
     },
     removeRecord: (id) => rm(join(folders.records, `${id}.json`), { force: true }),
@@ -148,7 +147,9 @@ export async function openAdapterStore({
       budget.use(digest)
       return true
     },
-    release: (digest) => budget.release(digest),
+    release: (digest) => {
+      if (present.has(digest)) budget.release(digest)
+    },
     has: (digest) => present.has(digest),
     remove: (digest) =>
       enqueue(async () => {
@@ -162,6 +163,12 @@ export async function openAdapterStore({
       onChange = listener
     },
   }
+}
+
+async function writeDurably(path: string, text: string): Promise<void> {
+  await using file = await open(path, 'wx')
+  await file.writeFile(text)
+  await file.sync()
 }
 
 async function readRecords(folder: string): Promise<readonly AdapterRecord[]> {

@@ -117,7 +117,8 @@ export class AdapterVersions {
   /** Resolves with the end of the use when the version is in the engine. */
   async use(version: AdapterVersion, signal?: AbortSignal): Promise<() => void> {
     const usage = this.#find(version)
-    const { failure } = usage
+    const isReady = this.#options.residency.stateOf(version.digest) === 'ready'
+    const failure = isReady ? null : usage.failure
     if (failure && this.#options.now() - failure.atMs < RETRY_AFTER_MS) throw failure.error
     usage.failure = null
     usage.waitingCount += 1

@@ -229,6 +229,19 @@ test('an upload is stored under its digest, serves, survives a restart and goes 
   expect((await call('GET', '/v1/adapters')).body.data).toEqual([])
 })
 
+test('an upload whose files are gone after a restart fails by name and can be deleted', async () => {
+  const storeDir = join(scratch, 'store')
+  await start({ storeDir })
+  const form = createForm(await createFiles(), { id: 'poet' })
+  const { digest } = (await call('POST', '/v1/adapters', form)).body
+  await rm(join(storeDir, 'content', digest), { recursive: true })
+  await start({ storeDir })
+  expect(await answer('poet')).toMatchObject({ status: 404 })
+  expect(await find('poet')).toMatchObject({ state: 'failed', error: { code: 'adapter_rejected' } })
+  expect(await call('DELETE', '/v1/adapters/poet')).toMatchObject({ status: 200 })
+  expect(await readdir(join(storeDir, 'registrations'))).toEqual([])
+})
+
 test('a local folder that was registered by API is registered again after a restart, as it then is', async () => {
   const storeDir = join(scratch, 'store')
   const { adaptersDir } = await start({ storeDir })
