@@ -53,7 +53,7 @@ export const backendConfigSchema = z.object({
     .min(1)
     .optional()
     .describe(
-      'Folder of PEFT adapters: those in it are loaded at the start, and only from it are more loaded by API. Absent: no adapters.',
+      'Folder of PEFT adapters: those in it are registered at the start, and local ones come from it alone. Absent: no local adapters.',
     ),
   DATANETS_DIR: z
     .string()
@@ -61,6 +61,32 @@ export const backendConfigSchema = z.object({
     .optional()
     .describe(
       'Folder of the datanets that adapters name. Absent: an adapter that names one is rejected.',
+    ),
+  ADAPTER_STORE_DIR: z
+    .string()
+    .min(1)
+    .optional()
+    .describe(
+      'Folder for uploaded and fetched adapters and for registrations by API, made when missing; one backend at a time. Absent: neither uploads nor fetches, and a restart forgets registrations by API.',
+    ),
+  ADAPTER_RAM_BYTES: count(1_024, 1_000_000_000_000)
+    .default(2_147_483_648)
+    .describe(
+      'Memory for adapters, bytes; one adapter, and all pinned ones together, may take half. The least recently used make room. Default 2 GiB.',
+    ),
+  ADAPTER_DISK_BYTES: count(1_024, 100_000_000_000_000)
+    .default(21_474_836_480)
+    .describe(
+      'Disk for uploaded and fetched adapters, bytes. The least recently used fetched ones make room. Default 20 GiB.',
+    ),
+  MAX_ADAPTERS: count(1, 1_000_000)
+    .default(20_000)
+    .describe('Adapters that are registered at once, rejected ones too. Default 20000.'),
+  HF_ENDPOINT: z
+    .url({ protocol: /^https?$/ })
+    .default('https://huggingface.co')
+    .describe(
+      'Hugging Face hub that adapters are fetched from, and no other place. URL; default https://huggingface.co.',
     ),
   MAX_ADAPTER_BYTES: count(1, 10_000_000_000)
     .default(1_073_741_824)

@@ -1,15 +1,13 @@
 import { randomBytes, randomUUID } from 'node:crypto'
 import { join } from 'node:path'
-import { readAdapterFile } from './adapters/adapter-file.ts'
-import { planRegistration } from './adapters/adapter-folder.ts'
-import { createAdapterRegistry } from './adapters/adapter-registry.ts'
+import type { AdapterStore } from './adapters/adapter-store.ts'
+import { createAdapters } from './adapters/create-adapters.ts'
 import { createCounter } from './api/counter.ts'
 import { createReportStore } from './api/report-store.ts'
 import { createServedModel } from './api/served-model.ts'
 import type { Services } from './api/services.ts'
 import type { Attributor } from './attribution/attribution.ts'
-import { createAttributor } from './attribution/create-attributor.ts'
-import { readDatanet } from './attribution/datanet.ts'
+import { createAttributorCache } from './attribution/attributor-cache.ts'
 import type { BackendConfig } from './config.ts'
 import { BackendError } from './errors.ts'
 import type { Log } from './log.ts'
@@ -20,6 +18,8 @@ const MAX_REPORT_COUNT = 50_000
 
 interface Running {
   readonly engine: ThreadEngine
+  /** Null: there is none. */
+  readonly store: AdapterStore | null
   readonly log: Log
   readonly shutdownSignal: AbortSignal
 }
@@ -27,33 +27,30 @@ interface Running {
 /** Everything that the API needs, over a running engine. */
 export function createServices(
   config: BackendConfig,
-  { engine, log, shutdownSignal }: Running,
+  { engine, store, log, shutdownSignal }: Running,
 ): Services {
   const now = Date.now
   const model = createServedModel(engine.model, config.MAX_BATCH)
-  const { ADAPTERS_DIR: adaptersDir, MAX_ADAPTER_BYTES: maxFileBytes } = config
-  const requireAdaptersDir = () => {
-    if (adaptersDir !== undefined) return adaptersDir
-    throw new BackendError('adapter_rejected', 'This server has no folder to load adapters from.', {
-      param: 'path',
-    })
-  }
+  const adapters = createAdapters({
+    engine,
+    model: { id: model.id, digest: model.digest, config: engine.model.config },
+    rootDir: config.ADAPTERS_DIR ?? null,
+    store,
+    hub: { hubUrl: config.HF_ENDPOINT },
+    maxFileBytes: config.MAX_ADAPTER_BYTES,
+    ramBudgetBytes: config.ADAPTER_RAM_BYTES,
+    maxWaitingCount: config.MAX_QUEUE,
+    maxCount: config.MAX_ADAPTERS,
+    openAttributor: createDatanetOpener(config.DATANETS_DIR),
+    log,
+    now,
+  })
   return {
     engine,
     model,
-    adapters: createAdapterRegistry({
-      engine,
-      log,
-      now,
-      readWeights: (folder) =>
-        readAdapterFile(folder, engine.model.config, {
-          rootDir: requireAdaptersDir(),
-          maxFileBytes,
-        }),
-      openAttributor: (datanet) => openAttributor(datanet, config.DATANETS_DIR),
-    }),
-    planAdapter: async (path, fields) =>
-      planRegistration(path, fields, { rootDir: requireAdaptersDir(), baseId: model.id }),
+    adapters: adapters.registry,
+    adapterIntake: adapters.intake,
+    adapterStats: adapters.stats,
     reports: createReportStore({ now, maxEndedCount: MAX_REPORT_COUNT }),
     counters: { ends: createCounter(), errors: createCounter() },
     log,
@@ -67,17 +64,14 @@ export function createServices(
   }
 }
 
-async function openAttributor(
-  datanet: string,
-  datanetsDir: string | undefined,
-): Promise<Attributor> {
-  if (datanetsDir !== undefined)
-    return createAttributor(await readDatanet(join(datanetsDir, datanet)))
-  throw new BackendError(
-    'adapter_rejected',
-    'This server has no datanets, and the adapter names one.',
-    {
-      param: 'datanet',
-    },
-  )
+function createDatanetOpener(datanetsDir: string | undefined) {
+  const openFolder = createAttributorCache()
+  return async (datanet: string): Promise<Attributor> => {
+    if (datanetsDir !== undefined) return openFolder(join(datanetsDir, datanet))
+    throw new BackendError(
+      'adapter_rejected',
+      'This server has no datanets, and the adapter names one.',
+      { param: 'datanet' },
+    )
+  }
 }

@@ -12,10 +12,11 @@ export type BackendErrorCode =
   | 'request_too_large'
   | 'adapter_rejected'
   | 'overloaded'
+  | 'adapter_unavailable'
   | 'internal_error'
 
 interface BackendErrorRow {
-  readonly status: 400 | 401 | 404 | 405 | 409 | 413 | 422 | 429 | 500
+  readonly status: 400 | 401 | 404 | 405 | 409 | 413 | 422 | 429 | 500 | 503
   /** OpenAI's `error.type`. */
   readonly type: string
 }
@@ -33,6 +34,7 @@ export const BACKEND_ERRORS = {
   request_too_large: { status: 413, type: 'invalid_request_error' },
   adapter_rejected: { status: 422, type: 'invalid_request_error' },
   overloaded: { status: 429, type: 'overloaded_error' },
+  adapter_unavailable: { status: 503, type: 'server_error' },
   internal_error: { status: 500, type: 'server_error' },
 } as const satisfies Record<BackendErrorCode, BackendErrorRow>
 

@@ -1,4 +1,5 @@
-import { loadStartupAdapters } from './adapters/startup-adapters.ts'
+import { openAdapterStore } from './adapters/adapter-store.ts'
+import { registerStartupAdapters, restoreAdapters } from './adapters/startup-adapters.ts'
 import { startServer } from './api/server.ts'
 import { readConfig } from './config.ts'
 import { createServices } from './create-services.ts'
@@ -21,6 +22,13 @@ async function start(): Promise<void> {
   const config = readConfig()
   await requireFolder('ADAPTERS_DIR', config.ADAPTERS_DIR)
   await requireFolder('DATANETS_DIR', config.DATANETS_DIR)
+  const store =
+    config.ADAPTER_STORE_DIR === undefined
+      ? null
+      : await openAdapterStore({
+          dir: config.ADAPTER_STORE_DIR,
+          budgetBytes: config.ADAPTER_DISK_BYTES,
+        })
   const engine = await startThreadEngine(
     {
       modelPath: config.MODEL,
@@ -40,8 +48,11 @@ async function start(): Promise<void> {
       log('error', 'engine_fault', { requestId: requestIds.join(), stack: keepFrames(detail) }),
   )
   const shutdown = new AbortController()
-  const services = createServices(config, { engine, log, shutdownSignal: shutdown.signal })
-  if (config.ADAPTERS_DIR !== undefined) await loadStartupAdapters(config.ADAPTERS_DIR, services)
+  const services = createServices(config, { engine, store, log, shutdownSignal: shutdown.signal })
+  const { adapters, adapterIntake } = services
+  const startup = { adapters, planAdapter: adapterIntake.planFolder, log }
+  if (store !== null) await restoreAdapters(store.records, startup)
+  if (config.ADAPTERS_DIR !== undefined) await registerStartupAdapters(config.ADAPTERS_DIR, startup)
   const server = await startServer(services, { host: config.HOST, port: config.PORT })
   const stop = createStop({ server, engine, shutdown, graceMs: config.SHUTDOWN_GRACE_MS, log })
   process.once('SIGTERM', stop)

@@ -210,6 +210,7 @@ async function startBackend({ options, env, lock, closers, say }: Parts, secrets
       PRECISION: options.precision,
       BACKEND_TOKEN: secrets.backendToken,
       ADAPTERS_DIR: adaptersDir,
+      ADAPTER_STORE_DIR: join(options.stateDir, 'adapter-store'),
       DATANETS_DIR: join(ROOT, 'datanets'),
     },
     onSpawn: lock.addChild,

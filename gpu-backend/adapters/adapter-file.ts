@@ -3,12 +3,15 @@ import { ModelFileError } from '../model/model-file-error.ts'
 import type { ModelConfig } from '../model/model-source.ts'
 import { parseSafetensors } from '../model/safetensors.ts'
 import { planModules } from './adapter-config.ts'
-import { readConfinedFile, readJsonFile, rejectFile } from './adapter-folder.ts'
-import { assembleLoraWeights } from './lora-tensors.ts'
+import {
+  CONFIG_FILE,
+  readConfinedFile,
+  readJsonFile,
+  rejectFile,
+  WEIGHTS_FILE,
+} from './adapter-folder.ts'
+import { convertLora, inspectLora, type LoraSummary } from './lora-tensors.ts'
 import type { LoraWeights } from './lora-weights.ts'
-
-const CONFIG = 'adapter_config.json'
-const WEIGHTS = 'adapter_model.safetensors'
 
 export interface AdapterFileOptions {
   /** Folder that no file of the adapter may lie, or link, outside of. */
@@ -18,29 +21,63 @@ export interface AdapterFileOptions {
 }
 
 /**
- * Reads and checks a PEFT directory: `adapter_config.json` and `adapter_model.safetensors`. Throws
- * `adapter_rejected` naming the file, field or tensor at fault.
+ * Checks every byte of a PEFT directory (`adapter_config.json` and `adapter_model.safetensors`) and
+ * keeps none of them. Throws `adapter_rejected` naming the file, field or tensor at fault.
  */
+export async function inspectAdapterFile(
+  folder: string,
+  config: ModelConfig,
+  options: AdapterFileOptions,
+): Promise<LoraSummary> {
+  return (await openAdapterFile(folder, config, options)).summary
+}
+
+/** Checks and reads a PEFT directory. Throws as {@link inspectAdapterFile}. */
 export async function readAdapterFile(
   folder: string,
   config: ModelConfig,
-  { rootDir, maxFileBytes }: AdapterFileOptions,
+  options: AdapterFileOptions,
 ): Promise<LoraWeights> {
+  const { plan, file, summary } = await openAdapterFile(folder, config, options)
+  return { ...summary, modules: await convertLora(plan, file) }
+}
+
+async function openAdapterFile(
+  folder: string,
+  config: ModelConfig,
+  { rootDir, maxFileBytes }: AdapterFileOptions,
+) {
   const names = new Set(await readdir(folder).catch(() => []))
-  if (!names.has(CONFIG)) throw rejectFile(CONFIG, 'is missing: this is no PEFT directory')
-  if (!names.has(WEIGHTS)) {
+  if (!names.has(CONFIG_FILE))
+    throw rejectFile(CONFIG_FILE, 'is missing: this is no PEFT directory')
+  if (!names.has(WEIGHTS_FILE)) {
     const isPickle = names.has('adapter_model.bin')
     throw rejectFile(
-      WEIGHTS,
+      WEIGHTS_FILE,
       isPickle ? 'is missing, and adapter_model.bin, a pickle, is never read' : 'is missing',
     )
   }
-  const plan = planModules(await readJsonFile(folder, CONFIG, rootDir), config.layerCount)
-  const bytes = await readConfinedFile(folder, WEIGHTS, { rootDir, maxBytes: maxFileBytes })
+  const plan = planModules(await readJsonFile(folder, CONFIG_FILE, rootDir), config.layerCount)
+  const bytes = await readConfinedFile(folder, WEIGHTS_FILE, { rootDir, maxBytes: maxFileBytes })
+  refuseLongHeader(bytes)
   try {
-    return await assembleLoraWeights(plan, parseSafetensors(bytes), config)
+    const file = parseSafetensors(bytes)
+    return { plan, file, summary: await inspectLora(plan, file, config) }
   } catch (error) {
     if (!(error instanceof ModelFileError)) throw error
-    throw rejectFile(WEIGHTS, `cannot be used: ${error.message.replace(/\.$/, '')}`, error)
+    throw rejectFile(WEIGHTS_FILE, `cannot be used: ${error.message.replace(/\.$/, '')}`, error)
   }
+}
+
+/** Parsing holds up everybody's streams; 10,000 matrices fit into this. */
+const MAX_HEADER_BYTES = 2_000_000
+
+function refuseLongHeader(file: Uint8Array): void {
+  if (file.byteLength < 8) return
+  const length = new DataView(file.buffer, file.byteOffset).getBigUint64(0, true)
+  if (length <= MAX_HEADER_BYTES) return
+  throw rejectFile(
+    WEIGHTS_FILE,
+    `has a header of ${length} bytes, and at most ${MAX_HEADER_BYTES} are read`,
+  )
 }

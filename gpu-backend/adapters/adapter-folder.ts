@@ -1,5 +1,5 @@
 import { readdir, readFile, realpath, stat } from 'node:fs/promises'
-import { basename, join, resolve, sep } from 'node:path'
+import { basename, dirname, join, resolve, sep } from 'node:path'
 import { z } from 'zod'
 import { type Address, addressSchema } from '../../protocol/digest.ts'
 import { BackendError } from '../errors.ts'
@@ -13,6 +13,10 @@ export const adapterIdSchema = z.string().regex(NAME, NAME_RULE)
 /** A folder of DATANETS_DIR. */
 export const datanetNameSchema = z.string().regex(NAME, NAME_RULE)
 
+export const CONFIG_FILE = 'adapter_config.json'
+export const WEIGHTS_FILE = 'adapter_model.safetensors'
+export const MANIFEST_FILE = 'tallygate.json'
+
 /** `tallygate.json` beside the PEFT files: who is paid for the adapter, and what it was trained on. */
 const manifestSchema = z.strictObject({
   id: adapterIdSchema.optional(),
@@ -20,22 +24,33 @@ const manifestSchema = z.strictObject({
   datanet: datanetNameSchema.optional(),
 })
 
-/** A folder's content under an id. */
+/** Where an adapter that is to be registered lies. */
+export type AdapterSource =
+  /** The real path of a PEFT directory below the adapters directory. */
+  | { readonly kind: 'folder'; readonly folder: string }
+  /** Files that were sent to us, in a folder of the store's that nobody else knows. */
+  | { readonly kind: 'upload'; readonly folder: string }
+  /** A repository of the hub, at a branch, tag or commit. */
+  | { readonly kind: 'hub'; readonly repo: string; readonly revision: string }
+
+/** A content under an id. */
 export interface AdapterRegistration {
   readonly id: string
-  /** Real path of the PEFT directory. */
-  readonly folder: string
   readonly owner: Address | null
   readonly datanet: string | null
+  /** Kept in memory, used or not. */
+  readonly isPinned: boolean
+  readonly source: AdapterSource
 }
 
 export interface RegistrationFields {
   readonly id?: string | undefined
   readonly owner?: Address | undefined
   readonly datanet?: string | undefined
+  readonly pinned?: boolean | undefined
 }
 
-const MAX_JSON_BYTES = 1_000_000
+export const MAX_JSON_BYTES = 1_000_000
 
 /**
  * What registering `path` (relative to the root, or absolute in it) means; fields that the caller
@@ -52,17 +67,55 @@ export async function planRegistration(
   if (folder === null || !folder.startsWith(root + sep) || !(await stat(folder)).isDirectory()) {
     throw rejectFile('path', 'is no folder of the adapters directory')
   }
-  const names = await readdir(folder)
-  const manifest = names.includes('tallygate.json') ? await readManifest(folder, root) : {}
-  const id = adapterIdSchema.safeParse(fields.id ?? manifest.id ?? basename(folder))
-  if (!id.success) throw rejectFile('id', `is not given, and the folder's name cannot be one`)
-  if (id.data === baseId) throw rejectFile('id', 'is that of the base model')
+  return nameRegistration(
+    { ...(await readManifest(folder, root)), ...dropAbsent(fields) },
+    { source: { kind: 'folder', folder }, baseId, defaultId: basename(folder) },
+  )
+}
+
+/** What uploaded files mean, as {@link planRegistration}; without an id there is none to take. */
+export async function planUpload(
+  folder: string,
+  fields: RegistrationFields,
+  baseId: string,
+): Promise<AdapterRegistration> {
+  return nameRegistration(
+    { ...(await readManifest(folder, await realpath(dirname(folder)))), ...dropAbsent(fields) },
+    { source: { kind: 'upload', folder }, baseId, defaultId: '' },
+  )
+}
+
+/** What a repository of the hub means; the id is at last the repository's name without its owner. */
+export function planHubRegistration(
+  { repo, revision }: { readonly repo: string; readonly revision: string },
+  fields: RegistrationFields,
+  baseId: string,
+): AdapterRegistration {
+  return nameRegistration(fields, {
+    source: { kind: 'hub', repo, revision },
+    baseId,
+    defaultId: basename(repo),
+  })
+}
+
+function nameRegistration(
+  fields: RegistrationFields,
+  options: { readonly source: AdapterSource; readonly baseId: string; readonly defaultId: string },
+): AdapterRegistration {
+  const id = adapterIdSchema.safeParse(fields.id ?? options.defaultId)
+  if (!id.success) throw rejectFile('id', `is not given, and its name ${NAME_RULE}`)
+  if (id.data === options.baseId) throw rejectFile('id', 'is that of the base model')
   return {
     id: id.data,
-    folder,
-    owner: fields.owner ?? manifest.owner ?? null,
-    datanet: fields.datanet ?? manifest.datanet ?? null,
+    owner: fields.owner ?? null,
+    datanet: fields.datanet ?? null,
+    isPinned: fields.pinned ?? false,
+    source: options.source,
   }
+}
+
+function dropAbsent(fields: RegistrationFields): RegistrationFields {
+  return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined))
 }
 
 /** The JSON value in a file of an adapter's folder. Throws `adapter_rejected`. */
@@ -104,8 +157,9 @@ export function rejectFile(param: string, why: string, cause?: unknown): Backend
 }
 
 async function readManifest(folder: string, rootDir: string) {
-  const parsed = manifestSchema.safeParse(await readJsonFile(folder, 'tallygate.json', rootDir))
+  if (!(await readdir(folder)).includes(MANIFEST_FILE)) return {}
+  const parsed = manifestSchema.safeParse(await readJsonFile(folder, MANIFEST_FILE, rootDir))
   if (parsed.success) return parsed.data
   const [issue] = parsed.error.issues
-  throw rejectFile('tallygate.json', `is not valid: ${issue?.path.join('.')}: ${issue?.message}`)
+  throw rejectFile(MANIFEST_FILE, `is not valid: ${issue?.path.join('.')}: ${issue?.message}`)
 }

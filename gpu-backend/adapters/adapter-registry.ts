@@ -1,37 +1,22 @@
 import { isDeepStrictEqual } from 'node:util'
-import type { Address, Digest } from '../../protocol/digest.ts'
+import type { Digest } from '../../protocol/digest.ts'
 import type { Attributor } from '../attribution/attribution.ts'
-import type { EngineHandle } from '../engine-handle.ts'
-import { BackendError } from '../errors.ts'
+import type { BackendError } from '../errors.ts'
 import { describeThrown, type Log } from '../log.ts'
-import type { AdapterRegistration } from './adapter-folder.ts'
-import { createAdapterResidency } from './adapter-residency.ts'
-import type { LoraWeights } from './lora-weights.ts'
+import { type AdapterRegistration, rejectFile } from './adapter-folder.ts'
+import type { AdapterSources } from './adapter-sources.ts'
+import type { AdapterRecord, AdapterStore } from './adapter-store.ts'
+import {
+  type AdapterVersion,
+  type AdapterVersions,
+  toLoadError,
+  type VersionStatus,
+} from './adapter-versions.ts'
 
-/** One content of an adapter as requests use it. It never changes: a reload makes a new version. */
-export interface AdapterVersion {
-  readonly digest: Digest
-  readonly sizeBytes: number
-  readonly owner: Address | null
-  readonly datanet: string | null
-  /** Null: trained on no datanet, nobody's data is credited. */
-  readonly attributor: Attributor | null
-  readonly loadedAtMs: number
-}
-
-type AdapterStatus =
-  /** A `version` that is already there goes on serving while its successor loads. */
-  | { readonly state: 'loading'; readonly version: AdapterVersion | null }
-  | { readonly state: 'ready'; readonly version: AdapterVersion }
-  /** No new request may name it; those in flight finish. */
-  | { readonly state: 'unloading'; readonly version: AdapterVersion | null }
-  | { readonly state: 'failed'; readonly error: BackendError }
-
-export interface AdapterEntry {
+export interface AdapterEntry extends VersionStatus {
   readonly id: string
-  readonly status: AdapterStatus
-  /** Requests in flight on the version that serves. */
-  readonly useCount: number
+  /** The version that serves; null while a first registration is checked, and when it failed. */
+  readonly version: AdapterVersion | null
 }
 
 /** The use of one version by one request. */
@@ -41,178 +26,266 @@ interface AdapterLease {
   readonly release: () => void
 }
 
-/** Adapters by id. Loads and unloads of one id happen one after another, those of several at once. */
+/** Adapters by id. What is registered is checked and on disk or at the hub; requests bring it into memory. */
 export interface AdapterRegistry {
   /**
-   * Resolves when the adapter is ready. Calls that ask for the same share one load. When a load
-   * fails, the version that served before goes on serving; without one, the entry says why.
+   * Resolves when the adapter can be named in requests; a pinned one is in memory then. Calls that
+   * ask for the same at once share the work. When it fails, the version that served before goes on
+   * serving; without one, the entry says why. `isKept`: a restart finds the registration again.
    */
-  readonly register: (registration: AdapterRegistration) => Promise<AdapterEntry>
+  readonly register: (
+    registration: AdapterRegistration,
+    options: { readonly isKept: boolean },
+  ) => Promise<AdapterEntry>
+  /** Takes over a registration of the store without reading the adapter. */
+  readonly restore: (record: AdapterRecord) => Promise<void>
   /** Resolves when the last request in flight has ended and the engine has let go; false: no such id. */
   readonly unregister: (id: string) => Promise<boolean>
-  /** Waits for a first load; null when nothing serves by that id. */
-  readonly lease: (id: string) => Promise<AdapterLease | null>
+  /**
+   * Resolves when the adapter is in the engine, where it stays until the lease is released; null
+   * when nothing is registered by that id. Rejects with why it cannot be brought there.
+   */
+  readonly lease: (id: string, signal?: AbortSignal) => Promise<AdapterLease | null>
   readonly find: (id: string) => AdapterEntry | null
   readonly list: () => readonly AdapterEntry[]
 }
 
-interface AdapterRegistryOptions {
-  readonly engine: EngineHandle
-  readonly readWeights: (folder: string) => Promise<LoraWeights>
+export interface AdapterRegistryOptions {
+  readonly versions: AdapterVersions
+  readonly sources: Pick<AdapterSources, 'prepare' | 'forget'>
+  /** Null: a restart finds nothing. */
+  readonly store: AdapterStore | null
+  /** Of the base model; adapters that were checked against another are not restored. */
+  readonly modelDigest: Digest
+  /** Registrations that are kept at once, failed ones too. */
+  readonly maxCount: number
   /** Throws `adapter_rejected` where the datanet is missing or not valid. */
   readonly openAttributor: (datanet: string) => Promise<Attributor>
   readonly log: Log
-  readonly now: () => number
 }
 
 interface Slot {
   readonly id: string
-  status: AdapterStatus
-  /** The last of the loads and unloads that were asked for. */
+  /** The version that a new request would run on. */
+  serving: AdapterVersion | null
+  /** The version that waits for its last requests to be gone. */
+  leaving: AdapterVersion | null
+  isDeleting: boolean
+  /** Why nothing serves. */
+  error: BackendError | null
+  isChecking: boolean
+  /** Of a first registration. */
+  isRemote: boolean
+  /** The last of the registrations and removals that were asked for. */
   tail: Promise<unknown>
   pendingCount: number
-  /** The newest of them, when it is a load. */
-  load: { readonly registration: AdapterRegistration; readonly done: Promise<AdapterEntry> } | null
+  /** The newest of them, when it is a registration. */
+  newest: {
+    readonly registration: AdapterRegistration
+    readonly done: Promise<AdapterEntry>
+  } | null
 }
 
 export function createAdapterRegistry(options: AdapterRegistryOptions): AdapterRegistry {
-  const slots = new Map<string, Slot>()
-  const versions = createVersions(options)
+  return new Registry(options)
+}
 
-  const describe = ({ id, status }: Slot): AdapterEntry => {
-    const version = pickServing(status)
-    return { id, status, useCount: version ? versions.countUses(version) : 0 }
+class Registry implements AdapterRegistry {
+  readonly #options: AdapterRegistryOptions
+  readonly #slots = new Map<string, Slot>()
+
+  constructor(options: AdapterRegistryOptions) {
+    this.#options = options
   }
 
-  const enqueue = <Result>(slot: Slot, run: () => Promise<Result>): Promise<Result> => {
+  async register(
+    registration: AdapterRegistration,
+    { isKept }: { readonly isKept: boolean },
+  ): Promise<AdapterEntry> {
+    const slot = this.#slotOf(registration.id)
+    if (slot.newest && isDeepStrictEqual(slot.newest.registration, registration)) {
+      return slot.newest.done
+    }
+    const done = this.#enqueue(slot, () => this.#add(slot, registration, isKept))
+    const newest = { registration, done }
+    slot.newest = newest
+    return done.finally(() => {
+      if (slot.newest === newest) slot.newest = null
+    })
+  }
+
+  async restore(record: AdapterRecord): Promise<void> {
+    const slot = this.#slotOf(record.id)
+    await this.#enqueue(slot, () => this.#change(slot, () => restoreVersion(this.#options, record)))
+    if (slot.serving?.isPinned) await this.#options.versions.pin(slot.serving)
+  }
+
+  async unregister(id: string): Promise<boolean> {
+    const slot = this.#slots.get(id)
+    if (!slot) return false
+    slot.newest = null
+    return this.#enqueue(slot, () => this.#remove(slot))
+  }
+
+  async lease(id: string, signal?: AbortSignal): Promise<AdapterLease | null> {
+    const slot = this.#slots.get(id)
+    if (slot && !slot.serving) await slot.newest?.done.catch(() => undefined)
+    const version = slot?.serving
+    if (!version) return null
+    try {
+      return { version, release: await this.#options.versions.use(version, signal) }
+    } catch (error) {
+      // It was registered anew meanwhile, perhaps because its files had changed.
+      if (slot.serving !== null && slot.serving !== version) return this.lease(id, signal)
+      throw error
+    }
+  }
+
+  find(id: string): AdapterEntry | null {
+    const slot = this.#slots.get(id)
+    return slot ? describe(slot, this.#options.versions) : null
+  }
+
+  list(): readonly AdapterEntry[] {
+    return Array.from(this.#slots.values(), (slot) => describe(slot, this.#options.versions))
+  }
+
+  #slotOf(id: string): Slot {
+    const { maxCount } = this.#options
+    const slot = this.#slots.get(id) ?? createSlot(id)
+    if (!this.#slots.has(id) && this.#slots.size >= maxCount) {
+      throw rejectFile('id', `is one more than the ${maxCount} that MAX_ADAPTERS allows`)
+    }
+    this.#slots.set(id, slot)
+    return slot
+  }
+
+  #enqueue<Result>(slot: Slot, run: () => Promise<Result>): Promise<Result> {
     slot.pendingCount += 1
     const done = slot.tail.then(run).finally(() => {
       slot.pendingCount -= 1
-      if (slot.status.state === 'unloading' && slot.pendingCount === 0) slots.delete(slot.id)
+      if (slot.isDeleting && slot.pendingCount === 0) this.#slots.delete(slot.id)
     })
     slot.tail = done.catch(() => undefined) // the caller of this one is told
     return done
   }
 
-  const load = async (slot: Slot, registration: AdapterRegistration) => {
-    const previous = pickServing(slot.status)
-    slot.status = { state: 'loading', version: previous }
-    try {
-      slot.status = { state: 'ready', version: await versions.open(registration) }
-    } catch (thrown) {
-      const error = toBackendError(thrown)
-      slot.status = previous ? { state: 'ready', version: previous } : { state: 'failed', error }
-      throw error
-    }
-    if (previous) versions.retireLater(previous)
-    return describe(slot)
-  }
-
-  const unload = async (slot: Slot) => {
-    const version = pickServing(slot.status)
-    slot.status = { state: 'unloading', version }
-    if (version) await versions.retire(version)
-    return true
-  }
-
-  return {
-    register: (registration) => {
-      const slot = slots.get(registration.id) ?? createSlot(registration.id)
-      slots.set(slot.id, slot)
-      if (slot.load && isDeepStrictEqual(slot.load.registration, registration)) {
-        return slot.load.done
+  #add(slot: Slot, registration: AdapterRegistration, isKept: boolean): Promise<AdapterEntry> {
+    const { versions, store } = this.#options
+    slot.isRemote = registration.source.kind === 'hub'
+    return this.#change(slot, async () => {
+      const version = await openVersion(this.#options, registration)
+      try {
+        if (version.isPinned) await versions.pin(version)
+        if (isKept) await store?.saveRecord(describeRecord(this.#options, slot.id, version))
+      } catch (error) {
+        await versions.retire(version)
+        throw error
       }
-      const current = { registration, done: enqueue(slot, () => load(slot, registration)) }
-      slot.load = current
-      return current.done.finally(() => {
-        if (slot.load === current) slot.load = null
-      })
-    },
-    unregister: async (id) => {
-      const slot = slots.get(id)
-      if (!slot) return false
-      slot.load = null
-      return enqueue(slot, () => unload(slot))
-    },
-    lease: async (id) => {
-      const slot = slots.get(id)
-      if (slot && !pickServing(slot.status)) await slot.load?.done.catch(() => undefined)
-      const version = slot && pickServing(slot.status)
-      return version ? { version, release: versions.use(version) } : null
-    },
-    find: (id) => {
-      const slot = slots.get(id)
-      return slot ? describe(slot) : null
-    },
-    list: () => [...slots.values()].map(describe),
-  }
-}
-
-/** The versions that the engine holds, and the requests that use them. */
-function createVersions({ engine, readWeights, openAttributor, log, now }: AdapterRegistryOptions) {
-  const residency = createAdapterResidency(engine)
-  const uses = new Map<AdapterVersion, { count: number; onIdle: () => void }>()
-
-  const open = async (registration: AdapterRegistration): Promise<AdapterVersion> => {
-    const { folder, owner, datanet } = registration
-    const attributor = datanet === null ? null : await openAttributor(datanet)
-    const weights = await readWeights(folder)
-    const { digest, sizeBytes } = weights
-    await residency.hold(weights)
-    const version = { digest, sizeBytes, owner, datanet, attributor, loadedAtMs: now() }
-    uses.set(version, { count: 0, onIdle: () => undefined })
-    return version
+      return version
+    })
   }
 
-  const retire = async (version: AdapterVersion) => {
-    const use = uses.get(version)
-    if (use && use.count > 0) {
-      await new Promise<void>((resolve) => {
-        use.onIdle = resolve
-      })
+  async #change(slot: Slot, open: () => Promise<AdapterVersion>): Promise<AdapterEntry> {
+    slot.isDeleting = false
+    slot.isChecking = true
+    try {
+      const previous = slot.serving
+      slot.serving = await open()
+      slot.error = null
+      if (previous) this.#retireLater(previous)
+    } catch (thrown) {
+      const error = toLoadError(thrown)
+      if (!slot.serving) slot.error = error
+      throw error
+    } finally {
+      slot.isChecking = false
     }
-    uses.delete(version)
-    await residency.release(version.digest)
+    return describe(slot, this.#options.versions)
   }
 
-  const retireLater = (version: AdapterVersion) => {
-    retire(version).catch((error: unknown) => {
+  #retireLater(version: AdapterVersion): void {
+    const { versions, log } = this.#options
+    versions.retire(version).catch((error: unknown) => {
       log('error', 'adapter_unload_failed', { digest: version.digest, ...describeThrown(error) })
     })
   }
 
-  /** Counts one use; the function returned ends it. */
-  const use = (version: AdapterVersion) => {
-    const entry = uses.get(version)
-    if (!entry) throw new Error('a version was used that is gone')
-    entry.count += 1
-    return () => {
-      entry.count -= 1
-      if (entry.count === 0) entry.onIdle()
-    }
+  async #remove(slot: Slot): Promise<true> {
+    const { versions, store } = this.#options
+    const { serving } = slot
+    slot.isDeleting = true
+    slot.serving = null
+    slot.leaving = serving
+    if (serving) await versions.retire(serving)
+    slot.leaving = null
+    slot.error = null
+    await store?.removeRecord(slot.id)
+    return true
   }
+}
 
-  const countUses = (version: AdapterVersion) => uses.get(version)?.count ?? 0
+async function openVersion(
+  { sources, versions, openAttributor }: AdapterRegistryOptions,
+  { owner, datanet, isPinned, source }: AdapterRegistration,
+): Promise<AdapterVersion> {
+  const prepared = await sources.prepare(source)
+  try {
+    versions.checkSize(prepared, isPinned)
+    const attributor = datanet === null ? null : await openAttributor(datanet)
+    return versions.open({ ...prepared, owner, datanet, isPinned, attributor })
+  } catch (error) {
+    await sources.forget(prepared, !versions.hasStored(prepared.digest))
+    throw error
+  }
+}
 
-  return { open, retire, retireLater, use, countUses }
+async function restoreVersion(
+  { versions, openAttributor, modelDigest }: AdapterRegistryOptions,
+  record: AdapterRecord,
+): Promise<AdapterVersion> {
+  if (record.modelDigest !== modelDigest) {
+    throw rejectFile('id', 'was registered for another base model')
+  }
+  const { digest, sizeBytes, owner, datanet, isPinned, source } = record
+  versions.checkSize({ digest, sizeBytes, source }, isPinned)
+  const attributor = datanet === null ? null : await openAttributor(datanet)
+  return versions.open({ digest, sizeBytes, owner, datanet, isPinned, source, attributor })
+}
+
+function describeRecord(
+  { modelDigest }: AdapterRegistryOptions,
+  id: string,
+  { digest, sizeBytes, owner, datanet, isPinned, source }: AdapterVersion,
+): AdapterRecord {
+  return { version: 1, id, owner, datanet, isPinned, modelDigest, digest, sizeBytes, source }
 }
 
 function createSlot(id: string): Slot {
   return {
     id,
-    status: { state: 'loading', version: null },
+    serving: null,
+    leaving: null,
+    isDeleting: false,
+    error: null,
+    isChecking: false,
+    isRemote: false,
     tail: Promise.resolve(),
     pendingCount: 0,
-    load: null,
+    newest: null,
   }
 }
 
-/** The version that a new request would run on. */
-function pickServing(status: AdapterStatus): AdapterVersion | null {
-  return status.state === 'ready' || status.state === 'loading' ? status.version : null
-}
-
-function toBackendError(thrown: unknown): BackendError {
-  if (thrown instanceof BackendError) return thrown
-  return new BackendError('internal_error', 'The adapter could not be loaded.', { cause: thrown })
+function describe(slot: Slot, versions: AdapterVersions): AdapterEntry {
+  const { id, serving, leaving, error } = slot
+  const version = serving ?? leaving
+  if (version) return { id, version, ...versions.statusOf(version) }
+  const state = slot.isDeleting
+    ? 'unloading'
+    : slot.isChecking && slot.isRemote
+      ? 'fetching'
+      : error
+        ? 'failed'
+        : 'registered'
+  return { id, version: null, state, error, events: [], useCount: 0, waitingCount: 0 }
 }

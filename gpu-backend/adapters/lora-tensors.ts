@@ -1,6 +1,8 @@
-import { createHash, type Hash } from 'node:crypto'
+import { createHash } from 'node:crypto'
 import { setImmediate } from 'node:timers/promises'
+import type { Digest } from '../../protocol/digest.ts'
 import { BackendError } from '../errors.ts'
+import { ModelFileError } from '../model/model-file-error.ts'
 import { linearSizes, type ModelConfig } from '../model/model-source.ts'
 import { type SafetensorsFile, type StoredTensor, toFloat32 } from '../model/safetensors.ts'
 import type { ModulePlan } from './adapter-config.ts'
@@ -9,53 +11,118 @@ import type { LoraModule, LoraModuleKey, LoraWeights } from './lora-weights.ts'
 /** What PEFT puts before a module's name: the wrapper's and the LoRA model's own attribute. */
 const TENSOR_PREFIX = 'base_model.model.'
 
+/** What is known of an adapter without its values in memory. */
+export interface LoraSummary {
+  readonly digest: Digest
+  /** Of its values in float32, as the engine holds them. */
+  readonly sizeBytes: number
+}
+
 /**
- * The weights that the plan asks for, out of the file's tensors: each planned module has exactly its
- * two matrices, of the right shape, all finite, and nothing else is there. Module by module, with
- * everybody else's streams in between. Throws `adapter_rejected` naming the tensor at fault.
+ * Checks the file against the plan: each planned module has exactly its two matrices, of the right
+ * shape, all finite, and nothing else is there. Module by module, with everybody else's streams in
+ * between. Throws `adapter_rejected` naming the tensor at fault.
+ *
+ * The digest covers what the adapter computes: for each module in canonical order its key, rank,
+ * scale, and dtype and bytes of its matrices. The file's order and metadata are not in it.
  */
-export async function assembleLoraWeights(
+export async function inspectLora(
   plan: ReadonlyMap<LoraModuleKey, ModulePlan>,
   { tensors }: SafetensorsFile,
   config: ModelConfig,
-): Promise<LoraWeights> {
+): Promise<LoraSummary> {
   const sizes = linearSizes(config)
-  const modules = new Map<LoraModuleKey, LoraModule>()
   const unclaimed = new Set(tensors.keys())
-  const claim = (name: string, shape: readonly [number, number]) => {
-    const tensor = tensors.get(name)
-    if (!tensor) throw rejected(name, 'is missing')
-    unclaimed.delete(name)
-    return readFinite(tensor, shape)
-  }
-  const hash = createHash('sha256').update('tallygate lora 1\n')
+  const hash = createHash('sha256').update('tallygate lora 2\n')
   let sizeBytes = 0
-  for (const [key, { name, linear, rank, scale }] of plan) {
+  for (const [key, module] of plan) {
     await setImmediate()
-    const [inSize, outSize] = sizes[linear]
-    const a = claim(`${TENSOR_PREFIX}${name}.lora_A.weight`, [rank, inSize])
-    const stored = claim(`${TENSOR_PREFIX}${name}.lora_B.weight`, [outSize, rank])
-    const b = transpose(stored, outSize, rank)
-    modules.set(key, { rank, scale, a, b })
-    digestModule(hash, key, { rank, scale, a, b })
-    sizeBytes += a.byteLength + b.byteLength
+    const { rank, scale } = module
+    const [inSize, outSize] = sizes[module.linear]
+    const a = claim(tensors, tensorNames(module).a, [rank, inSize])
+    const b = claim(tensors, tensorNames(module).b, [outSize, rank])
+    hash.update(`${key} ${rank} ${a.dtype} ${b.dtype} `).update(new Float64Array([scale]))
+    hash.update(a.data).update(b.data)
+    unclaimed.delete(a.name)
+    unclaimed.delete(b.name)
+    sizeBytes += rank * (inSize + outSize) * Float32Array.BYTES_PER_ELEMENT
   }
   const [unknown] = unclaimed
   if (unknown !== undefined) throw rejected(unknown, 'belongs to no module that the config names')
-  return { digest: `0x${hash.digest('hex')}`, sizeBytes, modules }
+  return { digest: `0x${hash.digest('hex')}`, sizeBytes }
 }
 
-function readFinite(tensor: StoredTensor, shape: readonly [number, number]): Float32Array {
+/** The values of a file that {@link inspectLora} has passed. */
+export async function convertLora(
+  plan: ReadonlyMap<LoraModuleKey, ModulePlan>,
+  { tensors }: SafetensorsFile,
+): Promise<LoraWeights['modules']> {
+  const modules = new Map<LoraModuleKey, LoraModule>()
+  for (const [key, module] of plan) {
+    await setImmediate()
+    const { rank, scale } = module
+    const names = tensorNames(module)
+    const a = toFloat32(find(tensors, names.a))
+    const stored = toFloat32(find(tensors, names.b))
+    modules.set(key, { rank, scale, a, b: transpose(stored, stored.length / rank, rank) })
+  }
+  return modules
+}
+
+function tensorNames({ name }: ModulePlan) {
+  return {
+    a: `${TENSOR_PREFIX}${name}.lora_A.weight`,
+    b: `${TENSOR_PREFIX}${name}.lora_B.weight`,
+  }
+}
+
+function find(tensors: SafetensorsFile['tensors'], name: string): StoredTensor {
+  const tensor = tensors.get(name)
+  if (tensor) return tensor
+  throw rejected(name, 'is missing')
+}
+
+function claim(
+  tensors: SafetensorsFile['tensors'],
+  name: string,
+  shape: readonly [number, number],
+): StoredTensor {
+  const tensor = find(tensors, name)
   if (tensor.shape.length !== 2 || tensor.shape.some((extent, axis) => extent !== shape[axis])) {
     throw rejected(
-      tensor.name,
+      name,
       `has the shape [${tensor.shape.join(', ')}] and must have [${shape.join(', ')}]`,
     )
   }
-  const values = toFloat32(tensor)
-  if (!values.every(Number.isFinite))
-    throw rejected(tensor.name, 'holds values that are not finite')
-  return values
+  if (!hasFiniteValues(tensor)) throw rejected(name, 'holds values that are not finite')
+  return tensor
+}
+
+/** By the bits of the exponent, all of which are set in an infinity and a NaN: nothing is converted. */
+function hasFiniteValues({ name, dtype, data }: StoredTensor): boolean {
+  switch (dtype) {
+    case 'F32':
+      return words(data, Uint32Array).every((bits) => (bits & 0x7f800000) !== 0x7f800000)
+    case 'F16':
+      return words(data, Uint16Array).every((bits) => (bits & 0x7c00) !== 0x7c00)
+    case 'BF16':
+      return words(data, Uint16Array).every((bits) => (bits & 0x7f80) !== 0x7f80)
+    default:
+      throw new ModelFileError(`Tensor "${name}" is ${dtype}; weights must be F32, F16 or BF16.`)
+  }
+}
+
+/** The bytes as little-endian words; copied where they are not aligned. */
+function words<Words>(
+  bytes: Uint8Array,
+  type: {
+    readonly BYTES_PER_ELEMENT: number
+    new (buffer: ArrayBufferLike, byteOffset: number, length: number): Words
+  },
+): Words {
+  const isAligned = bytes.byteOffset % type.BYTES_PER_ELEMENT === 0
+  const { buffer, byteOffset, byteLength } = isAligned ? bytes : new Uint8Array(bytes)
+  return new type(buffer, byteOffset, byteLength / type.BYTES_PER_ELEMENT)
 }
 
 /** [out, R] → [R, out]. */
@@ -67,19 +134,6 @@ function transpose(values: Float32Array, outSize: number, rank: number): Float32
     }
   }
   return transposed
-}
-
-/**
- * The digest covers what the adapter computes: for each module in canonical order its key, rank,
- * scale and matrices as float32, little-endian. Two files of the same values have the same digest,
- * whatever the order, dtype or metadata they are stored with.
- */
-function digestModule(hash: Hash, key: LoraModuleKey, { rank, scale, a, b }: LoraModule): void {
-  hash
-    .update(`${key} ${rank} `)
-    .update(new Float64Array([scale]))
-    .update(a)
-    .update(b)
 }
 
 function rejected(param: string, why: string): BackendError {

@@ -81,7 +81,11 @@ export async function runGeneration(
   watch: GenerationWatch,
 ): Promise<GenerationOutcome> {
   const startedAtMs = services.now()
-  const target = await leaseModel(job.model, services)
+  const target = await leaseModel(
+    job.model,
+    services,
+    AbortSignal.any([watch.signal, services.shutdownSignal]),
+  )
   try {
     const promptTokenCount = job.prompts.reduce((sum, { tokens }) => sum + tokens.length, 0)
     const report = services.reports.start(job.requestId, promptTokenCount)

@@ -15,6 +15,14 @@ export async function readJsonBody<Schema extends z.ZodType>(
   } catch (error) {
     throw refuse('invalid_json', 'The body is not valid JSON.', error)
   }
+  return parseFields(schema, value)
+}
+
+/** The value as the schema has it. Throws `invalid_request`, naming the field at fault. */
+export function parseFields<Schema extends z.ZodType>(
+  schema: Schema,
+  value: unknown,
+): z.output<Schema> {
   const parsed = schema.safeParse(value)
   if (parsed.success) return parsed.data
   throw toRequestError(parsed.error)

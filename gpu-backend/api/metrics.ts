@@ -1,3 +1,6 @@
+import type { AdapterEntry } from '../adapters/adapter-registry.ts'
+import { ADAPTER_STATES } from '../adapters/adapter-state.ts'
+import type { AdapterStats } from '../adapters/create-adapters.ts'
 import type { BackendContext, Services } from './services.ts'
 
 interface Metric {
@@ -19,19 +22,13 @@ export async function answerMetrics(c: BackendContext, services: Services): Prom
 async function collectMetrics(services: Services): Promise<readonly Metric[]> {
   const { engine, adapters, model, counters, now } = services
   const stats = await engine.stats()
-  const runningAdapters = adapters.list().filter((entry) => entry.useCount > 0)
-  const gauge = (name: string, help: string, value: number): Metric => ({
-    name,
-    type: 'gauge',
-    help,
-    samples: [{ value }],
-  })
-  const counter = (name: string, help: string, value: number): Metric => ({
-    ...gauge(name, help, value),
-    type: 'counter',
-  })
-  const byLabel = (label: string, entries: Iterable<readonly [string, number]>) =>
-    Array.from(entries, ([name, value]) => ({ labels: { [label]: name }, value }))
+  const adapterStats = services.adapterStats()
+  const entries = adapters.list()
+  const joinIds = (kept: (entry: AdapterEntry) => boolean) =>
+    entries
+      .filter(kept)
+      .map(({ id }) => id)
+      .join(',')
   return [
     gauge('vllm:num_requests_running', 'Sequences in the running batch.', stats.runningCount),
     gauge('vllm:num_requests_waiting', 'Sequences in the queue.', stats.waitingCount),
@@ -45,13 +42,13 @@ async function collectMetrics(services: Services): Promise<readonly Metric[]> {
     {
       name: 'vllm:lora_requests_info',
       type: 'gauge',
-      help: 'Adapters of running requests; the value is the time of this report in seconds.',
+      help: 'Adapters of requests in the engine, and of those that wait for a load; the value is the time of this report in seconds.',
       samples: [
         {
           labels: {
             max_lora: String(model.maxBatchSize),
-            running_lora_adapters: runningAdapters.map(({ id }) => id).join(','),
-            waiting_lora_adapters: '',
+            running_lora_adapters: joinIds(({ useCount }) => useCount > 0),
+            waiting_lora_adapters: joinIds(({ waitingCount }) => waitingCount > 0),
           },
           value: now() / 1000,
         },
@@ -59,6 +56,7 @@ async function collectMetrics(services: Services): Promise<readonly Metric[]> {
     },
     gauge('tallygate:kv_cache_tokens', 'Size of the KV cache in tokens.', stats.kvTotalTokens),
     gauge('tallygate:loaded_adapters', 'Adapters in the engine.', stats.loadedAdapterCount),
+    ...describeAdapters(entries, adapterStats),
     counter('tallygate:engine_steps_total', 'Iterations of the engine.', stats.stepCount),
     {
       name: 'tallygate:requests_total',
@@ -73,6 +71,58 @@ async function collectMetrics(services: Services): Promise<readonly Metric[]> {
       samples: byLabel('code', counters.errors.entries()),
     },
   ]
+}
+
+function describeAdapters(
+  entries: readonly AdapterEntry[],
+  stats: AdapterStats,
+): readonly Metric[] {
+  const counts = new Map<string, number>(ADAPTER_STATES.map((state) => [state, 0]))
+  for (const { state } of entries) counts.set(state, (counts.get(state) ?? 0) + 1)
+  return [
+    {
+      name: 'tallygate:adapters',
+      type: 'gauge',
+      help: 'Registered adapters, by where they are.',
+      samples: byLabel('state', counts),
+    },
+    {
+      name: 'tallygate:adapter_transitions_total',
+      type: 'counter',
+      help: 'How often adapters came into each state.',
+      samples: byLabel('state', stats.stateCounts),
+    },
+    gauge('tallygate:adapter_ram_bytes', 'Adapters in the engine, bytes.', stats.usedBytes),
+    gauge('tallygate:adapter_disk_bytes', 'Uploaded and fetched files, bytes.', stats.storedBytes),
+    gauge(
+      'tallygate:adapter_waiting_requests',
+      'Requests that wait for a load.',
+      stats.waitingCount,
+    ),
+    counter('tallygate:adapter_loads_total', 'Loads into the engine.', stats.loadCount),
+    counter(
+      'tallygate:adapter_evictions_total',
+      'Adapters that left the engine to make room.',
+      stats.evictionCount,
+    ),
+    counter(
+      'tallygate:adapter_hits_total',
+      'Requests that found their adapter in the engine.',
+      stats.hitCount,
+    ),
+  ]
+}
+
+function gauge(name: string, help: string, value: number): Metric {
+  return { name, type: 'gauge', help, samples: [{ value }] }
+}
+
+function counter(name: string, help: string, value: number): Metric {
+  return { name, type: 'counter', help, samples: [{ value }] }
+}
+
+function byLabel(label: string, entries: Iterable<readonly [string, number]>) {
+  return Array.from(entries, ([name, value]) => ({ labels: { [label]: name }, value }))
 }
 
 function formatMetric({ name, type, help, samples }: Metric): string {

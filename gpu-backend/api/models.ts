@@ -28,16 +28,13 @@ function describeModels({ model, adapters, startedAtMs }: Services): readonly Ba
     max_model_len: model.contextTokens,
     digest: model.digest,
   }
-  const adapterModels = adapters.list().flatMap(({ id, status }): BackendModel[] => {
-    if (status.state !== 'ready' && status.state !== 'loading') return []
-    const { version } = status
-    if (!version) return []
-    const created = Math.floor(version.loadedAtMs / 1000)
+  const adapterModels = adapters.list().flatMap(({ id, version, state }): BackendModel[] => {
+    if (!version || state === 'unloading') return []
     return [
       {
         ...base,
         id,
-        created,
+        created: Math.floor(version.registeredAtMs / 1000),
         owned_by: version.owner ?? 'tallygate',
         parent: model.id,
         digest: version.digest,

@@ -1,7 +1,7 @@
 import type { Provenance } from '../../protocol/backend.ts'
 import { hashText } from '../../protocol/content-hash.ts'
 import { type Digest, ZERO_DIGEST } from '../../protocol/digest.ts'
-import type { AdapterVersion } from '../adapters/adapter-registry.ts'
+import type { AdapterVersion } from '../adapters/adapter-versions.ts'
 
 interface AnsweredRequest {
   readonly modelDigest: Digest

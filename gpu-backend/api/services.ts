@@ -1,6 +1,6 @@
 import type { Context } from 'hono'
-import type { AdapterRegistration, RegistrationFields } from '../adapters/adapter-folder.ts'
 import type { AdapterRegistry } from '../adapters/adapter-registry.ts'
+import type { AdapterIntake, AdapterStats } from '../adapters/create-adapters.ts'
 import type { EngineHandle } from '../engine-handle.ts'
 import type { Log } from '../log.ts'
 import type { Counter } from './counter.ts'
@@ -12,8 +12,8 @@ export interface Services {
   readonly engine: EngineHandle
   readonly model: ServedModel
   readonly adapters: AdapterRegistry
-  /** What registering a folder of the adapters directory means. Throws `adapter_rejected`. */
-  readonly planAdapter: (path: string, fields: RegistrationFields) => Promise<AdapterRegistration>
+  readonly adapterIntake: AdapterIntake
+  readonly adapterStats: () => AdapterStats
   readonly reports: ReportStore
   readonly counters: {
     /** Ends of requests that ran: `completed`, `cancelled`, `failed`. */

@@ -5,6 +5,9 @@ import { z } from 'zod'
 import { type Address, addressSchema, type Digest } from '../../protocol/digest.ts'
 import { BackendError } from '../errors.ts'
 
+export const DATANET_FILE = 'datanet.jsonl'
+export const CONTRIBUTORS_FILE = 'contributors.json'
+
 /** One example of a datanet. */
 export interface Datum {
   readonly id: string
@@ -62,8 +65,8 @@ const datumSchema = z.strictObject({
  */
 export async function readDatanet(folder: string): Promise<Datanet> {
   const [datanetJsonl, contributorsJson] = await Promise.all([
-    readLimited(folder, 'datanet.jsonl', MAX_DATANET_SIZE_BYTES),
-    readLimited(folder, 'contributors.json', MAX_CONTRIBUTORS_SIZE_BYTES),
+    readLimited(folder, DATANET_FILE, MAX_DATANET_SIZE_BYTES),
+    readLimited(folder, CONTRIBUTORS_FILE, MAX_CONTRIBUTORS_SIZE_BYTES),
   ])
   return parseDatanet(basename(folder), { datanetJsonl, contributorsJson })
 }

@@ -1,4 +1,5 @@
-import { createServer } from 'node:http'
+import { createHash } from 'node:crypto'
+import { createServer, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 
 export interface HubBehaviour {
@@ -7,11 +8,16 @@ export interface HubBehaviour {
   readonly knowsRanges?: boolean
   /** Sends headers and so many bytes of each body, then nothing. */
   readonly stallAfterBytes?: number
+  /** What HEAD says the revision is. */
+  readonly commit?: string
   /** Accepts the request and never answers. */
   readonly isMute?: boolean
 }
 
-/** The Hugging Face hub's download protocol for one repository: 302 to a storage URL that serves ranges. */
+/**
+ * The Hugging Face hub's download protocol for one repository: 302 to a storage URL that serves
+ * ranges; to HEAD, the commit, hash and size as its client reads them.
+ */
 export async function startHubServer(
   repo: string,
   revision: string,
@@ -24,9 +30,14 @@ export async function startHubServer(
   const server = createServer((req, res) => {
     if (behaviour.isMute) return
     const path = req.url ?? ''
-    const prefix = `/${repo}/resolve/${revision}/`
-    if (path.startsWith(prefix)) {
-      res.writeHead(302, { location: `/storage/${path.slice(prefix.length)}` }).end()
+    const prefix = [revision, behaviour.commit ?? revision]
+      .map((name) => `/${repo}/resolve/${name}/`)
+      .find((candidate) => path.startsWith(candidate))
+    if (prefix !== undefined) {
+      const asked = path.slice(prefix.length)
+      const location = `/storage/${asked}`
+      if (req.method === 'GET') res.writeHead(302, { location }).end()
+      else answerHead(res, asked, files[asked], behaviour.commit ?? revision)
       return
     }
     const name = path.slice('/storage/'.length)
@@ -55,4 +66,29 @@ export async function startHubServer(
       server.closeAllConnections()
     })
   return { url: `http://127.0.0.1:${port}`, requests, close }
+}
+
+/** Large files are in the storage and named by SHA-256; the others are git blobs. */
+function answerHead(
+  res: ServerResponse,
+  name: string,
+  file: Uint8Array | undefined,
+  commit: string,
+): void {
+  if (!file) {
+    res.writeHead(404).end()
+    return
+  }
+  const sizeBytes = file.byteLength
+  const sha256 = createHash('sha256').update(file).digest('hex')
+  const blob = createHash('sha1').update(`blob ${sizeBytes}\0`).update(file).digest('hex')
+  if (name.endsWith('.safetensors')) {
+    const linked = { 'x-linked-etag': `"${sha256}"`, 'x-linked-size': sizeBytes }
+    const location = `/storage/${name}`
+    res.writeHead(302, { location, 'x-repo-commit': commit, ...linked }).end()
+  } else {
+    res
+      .writeHead(200, { 'x-repo-commit': commit, etag: `"${blob}"`, 'content-length': sizeBytes })
+      .end()
+  }
 }

@@ -1,9 +1,9 @@
 import { mkdtemp } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { readAdapterFile } from '../../gpu-backend/adapters/adapter-file.ts'
-import { planRegistration } from '../../gpu-backend/adapters/adapter-folder.ts'
-import { createAdapterRegistry } from '../../gpu-backend/adapters/adapter-registry.ts'
+import { openAdapterStore } from '../../gpu-backend/adapters/adapter-store.ts'
+import { createAdapters } from '../../gpu-backend/adapters/create-adapters.ts'
+import { restoreAdapters } from '../../gpu-backend/adapters/startup-adapters.ts'
 import { createCounter } from '../../gpu-backend/api/counter.ts'
 import { createReportStore } from '../../gpu-backend/api/report-store.ts'
 import type { ServedModel } from '../../gpu-backend/api/served-model.ts'
@@ -63,12 +63,20 @@ export interface TestBackendOptions extends EngineScript {
   readonly bearerToken?: string
   readonly maxBodyBytes?: number
   readonly attributors?: Readonly<Record<string, Attributor>>
+  /** Absent: no store. */
+  readonly storeDir?: string
+  readonly diskBudgetBytes?: number
+  readonly ramBudgetBytes?: number
+  readonly maxAdapterCount?: number
+  readonly hubUrl?: string
+  /** Taken over from another backend; default: a new folder. */
+  readonly adaptersDir?: string
 }
 
 /** The real HTTP side over a scripted engine, on a free port. */
 export async function startTestBackend(options: TestBackendOptions = {}): Promise<TestBackend> {
   const engine = createScriptedEngine(options)
-  const adaptersDir = await mkdtemp(join(tmpdir(), 'adapters-'))
+  const adaptersDir = options.adaptersDir ?? (await mkdtemp(join(tmpdir(), 'adapters-')))
   const clock = { nowMs: 1_700_000_000_000 }
   const now = () => clock.nowMs
   const logLines: string[] = []
@@ -76,25 +84,37 @@ export async function startTestBackend(options: TestBackendOptions = {}): Promis
     logLines.push(JSON.stringify({ level, event, ...fields }))
   const shutdown = new AbortController()
   let idCount = 0
+  const store =
+    options.storeDir === undefined
+      ? null
+      : await openAdapterStore({
+          dir: options.storeDir,
+          budgetBytes: options.diskBudgetBytes ?? 1_000_000,
+        })
+  const adapters = createAdapters({
+    engine,
+    model: { id: BYTE_MODEL.id, digest: BYTE_MODEL.digest, config: TINY_CONFIG },
+    rootDir: adaptersDir,
+    store,
+    hub: { hubUrl: options.hubUrl ?? 'http://127.0.0.1:9', answerTimeoutMs: 2000 },
+    maxFileBytes: 1_000_000,
+    ramBudgetBytes: options.ramBudgetBytes ?? 1_000_000,
+    maxWaitingCount: 100,
+    maxCount: options.maxAdapterCount ?? 10_000,
+    openAttributor: async (datanet) => {
+      const attributor = options.attributors?.[datanet]
+      if (attributor) return attributor
+      throw new BackendError('adapter_rejected', 'There is no such datanet.', { param: 'datanet' })
+    },
+    log,
+    now,
+  })
   const services: Services = {
     engine,
     model: BYTE_MODEL,
-    adapters: createAdapterRegistry({
-      engine,
-      log,
-      now,
-      readWeights: (folder) =>
-        readAdapterFile(folder, TINY_CONFIG, { rootDir: adaptersDir, maxFileBytes: 1_000_000 }),
-      openAttributor: async (datanet) => {
-        const attributor = options.attributors?.[datanet]
-        if (attributor) return attributor
-        throw new BackendError('adapter_rejected', 'There is no such datanet.', {
-          param: 'datanet',
-        })
-      },
-    }),
-    planAdapter: (path, fields) =>
-      planRegistration(path, fields, { rootDir: adaptersDir, baseId: BYTE_MODEL.id }),
+    adapters: adapters.registry,
+    adapterIntake: adapters.intake,
+    adapterStats: adapters.stats,
     reports: createReportStore({ now, maxEndedCount: 100 }),
     counters: { ends: createCounter(), errors: createCounter() },
     log,
@@ -109,6 +129,8 @@ export async function startTestBackend(options: TestBackendOptions = {}): Promis
       return `req_made${idCount}`
     },
   }
+  const planAdapter = adapters.intake.planFolder
+  await restoreAdapters(store?.records ?? [], { adapters: adapters.registry, planAdapter, log })
   const server = await startServer(services, { host: '127.0.0.1', port: 0 })
   return {
     url: server.url,

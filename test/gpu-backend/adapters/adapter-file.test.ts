@@ -268,9 +268,10 @@ describe('a registration', () => {
     })
     expect(await plan(folder)).toEqual({
       id: 'poet',
-      folder,
       owner,
       datanet: 'poems',
+      isPinned: false,
+      source: { kind: 'folder', folder },
     })
     const named = await plan(folder, { id: 'mine', datanet: 'other' })
     expect(named).toMatchObject({ id: 'mine', owner, datanet: 'other' })

@@ -46,15 +46,16 @@ async function report(id: string) {
   return requestReportSchema.parse((await call('GET', `/tallygate/requests/${id}`)).body)
 }
 
-test('an adapter is loaded while serving, named by its id or after the base, listed and unloaded', async () => {
+test('an adapter is registered while serving, loaded by the first request, named by its id or after the base, listed and unloaded', async () => {
   const client = await start()
   await write('poet', { manifest: { owner } })
   const loaded = await call('POST', '/v1/adapters', { path: 'poet' })
   expect(loaded).toMatchObject({
     status: 201,
-    body: { id: 'poet', object: 'adapter', state: 'ready', owner, datanet: null, error: null },
+    body: { id: 'poet', object: 'adapter', state: 'on_disk', owner, datanet: null, error: null },
   })
   const { digest } = loaded.body
+  expect(backend.engine.loadedDigests.size).toBe(0)
   for (const model of ['poet', 'tiny:poet']) {
     const answer = await client.chat.completions.create({ model, messages }, withId('req_poet'))
     expect(answer.model).toBe(model)
@@ -68,7 +69,13 @@ test('an adapter is loaded while serving, named by its id or after the base, lis
   const models = await client.models.list()
   expect(models.data).toMatchObject([{ id: 'tiny' }, { id: 'poet', parent: 'tiny', digest }])
   expect(await client.models.retrieve('tiny:poet')).toMatchObject({ id: 'poet' })
-  expect((await call('GET', '/v1/adapters')).body.data).toEqual([loaded.body])
+  expect((await call('GET', '/v1/adapters')).body.data).toMatchObject([
+    {
+      ...loaded.body,
+      state: 'ready',
+      events: [{ state: 'on_disk' }, { state: 'loading' }, { state: 'ready' }],
+    },
+  ])
   expect(await call('DELETE', '/v1/adapters/poet')).toEqual({
     status: 200,
     body: { id: 'poet', object: 'adapter', deleted: true },
@@ -118,18 +125,19 @@ test('changed content under the same id is a new digest; old requests finish on 
   await write('poet', { seed: 2 })
   const second = await call('POST', '/v1/adapters', { path: 'poet' })
   expect(second.body.digest).not.toBe(first.body.digest)
+  const newer = client.chat.completions.create({ model: 'poet', messages, max_tokens: 1 })
+  expect((await newer).choices).toHaveLength(1)
+  expect(backend.engine.requests.at(-1)?.adapter).toBe(second.body.digest)
   expect(backend.engine.loadedDigests).toEqual(new Set([first.body.digest, second.body.digest]))
   held.resolve()
   for await (const _ of stream);
   expect((await report('req_old')).tallygate?.adapter_digest).toBe(first.body.digest)
   expect(backend.engine.loadedDigests).toEqual(new Set([second.body.digest]))
-  await client.chat.completions.create({ model: 'poet', messages })
-  expect(backend.engine.requests.at(-1)?.adapter).toBe(second.body.digest)
 })
 
-test('requests for the same load share it, and one content under two ids is in the engine once', async () => {
+test('requests for a cold adapter share its load, and one content under two ids is in the engine once', async () => {
   let loadCount = 0
-  await start({
+  const client = await start({
     loadAdapter: async () => {
       loadCount += 1
     },
@@ -138,6 +146,8 @@ test('requests for the same load share it, and one content under two ids is in t
   const register = (id: string) => call('POST', '/v1/adapters', { path: 'poet', id })
   const answers = await Promise.all([register('a'), register('a'), register('b')])
   expect(answers.map(({ status }) => status)).toEqual([201, 201, 201])
+  const ask = (model: string) => client.chat.completions.create({ model, messages })
+  await Promise.all([ask('a'), ask('b'), ask('a'), ask('b')])
   expect(loadCount).toBe(1)
   await call('DELETE', '/v1/adapters/a')
   expect(backend.engine.loadedDigests.size).toBe(1)
@@ -155,7 +165,7 @@ test('loads, reloads and unloads of one id at the same time end in their order',
     call('POST', '/v1/adapters', { path: 'poet' }),
   ])
   for (const { status } of results) expect([200, 201, 404]).toContain(status)
-  await call('POST', '/v1/adapters', { path: 'poet' })
+  await call('POST', '/v1/adapters', { path: 'poet', pinned: true })
   expect((await call('GET', '/v1/adapters/poet')).body.state).toBe('ready')
   expect(backend.engine.loadedDigests.size).toBe(1)
   await call('DELETE', '/v1/adapters/poet')
@@ -175,6 +185,7 @@ test('a rejected adapter says why, is listed as failed, and serving goes on', as
   await client.chat.completions.create({ model: 'tiny', messages })
   await write('broken')
   expect(await call('POST', '/v1/adapters', { path: 'broken' })).toMatchObject({ status: 201 })
+  await client.chat.completions.create({ model: 'broken', messages })
   await write('broken', { config: { use_dora: true } })
   expect(await call('POST', '/v1/adapters', { path: 'broken' })).toMatchObject({ status: 422 })
   expect((await call('GET', '/v1/adapters/broken')).body.state).toBe('ready')
@@ -184,7 +195,7 @@ test('a rejected adapter says why, is listed as failed, and serving goes on', as
 test('a load that the engine refuses fails that adapter only', async () => {
   await start({ loadAdapter: () => Promise.reject(new Error('out of memory at 0x1234')) })
   await write('poet')
-  const { status, body } = await call('POST', '/v1/adapters', { path: 'poet' })
+  const { status, body } = await call('POST', '/v1/adapters', { path: 'poet', pinned: true })
   expect({ status, body }).toMatchObject({
     status: 500,
     body: { error: { code: 'internal_error' } },
