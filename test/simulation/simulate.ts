@@ -4,7 +4,9 @@ import { createChance, replaceGlobals } from './virtual-time.ts'
 import { World } from './world.ts'
 
 const CHAOS_MS = 90_000
-const CRON_MS = 60_000
+const CRON_MS = 20_000
+/** What was under way when calm came is through by then. */
+const CALM_MS = 120_000
 const QUIET_WITHIN_MS = 3 * 3_600_000
 
 export interface RunSummary {
@@ -46,6 +48,7 @@ export async function simulate(seed: number): Promise<RunSummary> {
     }
     await run(startMs + CHAOS_MS)
     world.calmDown()
+    await run(time.nowMs + CALM_MS)
     do {
       if (time.nowMs > startMs + QUIET_WITHIN_MS)
         throw new Error(`It never came to rest: ${invariants.describeRest()}`)
@@ -83,6 +86,7 @@ function scheduleMishaps(world: World): void {
     () => world.backend.restart(),
     () => world.killCycle(),
     () => world.anchor(),
+    () => world.chain.reorganise(),
     () => world.chain.reorganise(),
     () => {
       time.skewMs = chance.between(-2_000, 2_000)

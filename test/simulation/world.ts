@@ -118,7 +118,7 @@ export class World {
     return env as unknown as StorageBindings // the account has no use for the archive
   }
 
-  /** What the cron does once a minute; one cycle runs at a time. */
+  /** What the cron does; one cycle runs at a time. */
   anchor(): void {
     if (this.#cycle !== null) return
     const cycle = { isDead: false }
@@ -158,7 +158,7 @@ export class World {
       nowMs: () => time.wallMs,
       sleep: (ms) => time.pause(ms),
       limits: {
-        maxAgeMs: 60_000,
+        maxAgeMs: 10_000,
         maxBytes: 4_000,
         cycleMs: 120_000,
         confirmWaitMs: 10_000,

@@ -19,6 +19,7 @@ export interface GatewayUnderTest {
   readonly url: string
   readonly apiKey: string
   readonly accountId: string
+  readonly stateDir: string
   readonly adminKey: string
   /** A call with the API key. */
   readonly call: (
@@ -82,6 +83,7 @@ export async function startGatewayUnderTest(
     url: gateway.url,
     apiKey: account.api_key,
     accountId: account.id,
+    stateDir,
     adminKey: ADMIN_KEY,
     call,
     admin,
