@@ -1,13 +1,13 @@
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { vi } from 'vitest'
 import { startGateway } from '../../scripts/gateway.ts'
+import { waitUntil } from './stack.ts'
 
 const ADMIN_KEY = 'tgadmin_0123456789abcdef0123456789abcdef'
 
 /** A row of `GET /v1/usage`, as far as tests look at it. */
-interface UsageLine {
+export interface UsageLine {
   readonly request_id: string
   readonly outcome: string
   readonly prompt_tokens: number
@@ -19,6 +19,7 @@ export interface GatewayUnderTest {
   readonly url: string
   readonly apiKey: string
   readonly accountId: string
+  readonly stateDir: string
   readonly adminKey: string
   /** A call with the API key. */
   readonly call: (
@@ -41,13 +42,11 @@ export async function startGatewayUnderTest(
   vars: Readonly<Record<string, string>> = {},
 ): Promise<GatewayUnderTest> {
   const logLines: string[] = []
-  for (const method of ['log', 'info', 'warn', 'error', 'debug'] as const) {
-    vi.spyOn(console, method).mockImplementation((...parts) => void logLines.push(parts.join(' ')))
-  }
   const stateDir = await mkdtemp(join(tmpdir(), 'tallygate-gateway-'))
   const gateway = await startGateway({
     port: 0,
     stateDir,
+    onLog: (line) => logLines.push(line),
     vars: {
       BACKENDS: JSON.stringify(backends),
       KEY_CHECKSUM_SECRET: 'a checksum secret that tests use alone',
@@ -84,16 +83,15 @@ export async function startGatewayUnderTest(
     url: gateway.url,
     apiKey: account.api_key,
     accountId: account.id,
+    stateDir,
     adminKey: ADMIN_KEY,
     call,
     admin,
     settledUsage: async (requestIds) => {
-      await vi.waitFor(
-        async () => {
-          const state = await admin('GET', `/accounts/${account.id}`)
-          if (state.open_reservation_count + state.outbox_count > 0) throw new Error('not yet')
-        },
-        { timeout: 15_000, interval: 25 },
+      await waitUntil(
+        () => admin('GET', `/accounts/${account.id}`),
+        (state) => state.open_reservation_count + state.outbox_count === 0,
+        15_000,
       )
       const usage = (await (await call('/v1/usage?limit=1000')).json()) as { data: UsageLine[] }
       return usage.data.filter((line) => requestIds.includes(line.request_id))
@@ -101,7 +99,6 @@ export async function startGatewayUnderTest(
     logLines,
     close: async () => {
       await gateway.close()
-      vi.restoreAllMocks()
       await rm(stateDir, { recursive: true, force: true })
     },
   }

@@ -15,7 +15,11 @@ export interface Exchange {
   readonly sendFrame: (data: unknown) => void
   /** One token of text, in one frame. */
   readonly sendToken: (text: string) => void
-  /** Finish reason, usage chunk (if `usage` is given) and `[DONE]`. */
+  /** Finish reason and usage chunk, if `usage` is given. */
+  readonly sendUsage: (usage?: object, tallygate?: object) => void
+  /** The same and `[DONE]`; the connection stays open. */
+  readonly sendEnding: (usage?: object, tallygate?: object) => void
+  /** The same, and the end of the response. */
   readonly finishStream: (usage?: object, tallygate?: object) => void
   readonly sendJson: (status: number, body: unknown, headers?: Record<string, string>) => void
   /** Cuts the connection. */
@@ -94,6 +98,16 @@ function createExchange(req: IncomingMessage, res: ServerResponse, body: unknown
   }
   const sendChoice = (choice: object) =>
     sendFrame({ id, object, created: 1_700_000_000, model, choices: [{ index: 0, ...choice }] })
+  const sendUsage = (usage?: object, tallygate?: object) => {
+    sendChoice({ ...(isChat ? { delta: {} } : { text: '' }), finish_reason: 'stop' })
+    if (usage) {
+      sendFrame({ id, object, created: 1_700_000_000, model, choices: [], usage, tallygate })
+    }
+  }
+  const sendEnding = (usage?: object, tallygate?: object) => {
+    sendUsage(usage, tallygate)
+    sendFrame('[DONE]')
+  }
   return {
     requestId,
     headers: req.headers,
@@ -108,12 +122,10 @@ function createExchange(req: IncomingMessage, res: ServerResponse, body: unknown
     sendFrame,
     sendToken: (text) =>
       sendChoice({ ...(isChat ? { delta: { content: text } } : { text }), finish_reason: null }),
+    sendUsage,
+    sendEnding,
     finishStream: (usage, tallygate) => {
-      sendChoice({ ...(isChat ? { delta: {} } : { text: '' }), finish_reason: 'stop' })
-      if (usage) {
-        sendFrame({ id, object, created: 1_700_000_000, model, choices: [], usage, tallygate })
-      }
-      sendFrame('[DONE]')
+      sendEnding(usage, tallygate)
       res.end()
     },
     sendJson: (status, value, headers) => sendJson(res, status, value, headers),

@@ -49,7 +49,8 @@ export function needsReport(ending: RelayEnding, evidence: Evidence): boolean {
 
 /**
  * What is billed. A whole answer: its usage. A client that left: what the backend says that it
- * produced. A failure: the tokens that went out, nothing if none did. Where nobody counted, the
+ * produced; nothing if it failed before its first token. A failure: the tokens that went out,
+ * nothing if none did. Where nobody counted, the
  * frames are the tokens, and the prompt of what was served is estimated.
  */
 export function meterEnding(
@@ -65,6 +66,7 @@ export function meterEnding(
     return { usage, provenance, meteredBy: 'frames' }
   }
   if (evidence.usage !== null) return { usage: evidence.usage, provenance, meteredBy: 'usage' }
+  if (report?.state === 'failed' && report.usage.completion_tokens === 0) return NOTHING
   if (report !== null) return { usage: report.usage, provenance, meteredBy: 'report' }
   if (evidence.tokenCount === 0 && ending.how === 'client_left') return NOTHING
   return {

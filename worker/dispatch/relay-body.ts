@@ -16,7 +16,7 @@ import { settleRelay } from './settle-relay.ts'
  * An answer that takes longer gets its status 200 in advance and blanks before its JSON, so that a
  * client that leaves is noticed. Quick answers and their errors keep their status.
  */
-const COMMIT_AFTER_MS = 1_000
+const COMMIT_AFTER_MS = 800
 
 const encoder = new TextEncoder()
 const BLANK = encoder.encode(' ')

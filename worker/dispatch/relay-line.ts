@@ -33,7 +33,8 @@ export interface RelayLineOptions {
   readonly maxUpstreamSilenceMs: number
 }
 
-const BEAT_MS = 100
+/** A socket that was closed takes one more write and fails the next: two beats are what noticing takes. */
+const BEAT_MS = 40
 /** A client that takes nothing for this long is as good as gone. */
 const MAX_CLIENT_STALL_MS = 60_000
 
