@@ -2,6 +2,7 @@ import type { Address, Digest } from '../../protocol/digest.ts'
 import type { UsageOutcome } from '../ledger/usage-record.ts'
 import type { AccountSettings } from './account-settings.ts'
 import type { Budget } from './budget.ts'
+import type { IdempotencyClaim, KeptAnswer, Recall } from './idempotency.ts'
 import type { Price } from './pricing.ts'
 
 /**
@@ -22,6 +23,8 @@ export interface AdmitRequest {
   readonly worstCaseTokenCount: number
   /** Where the sweep asks what became of the request if its owner vanishes. */
   readonly backendId: string
+  /** Absent: the request may be repeated as often as it is sent. */
+  readonly idempotency?: IdempotencyClaim
 }
 
 /** State of the key's limits after the call, for the `x-ratelimit-*` headers. */
@@ -36,6 +39,7 @@ export interface LimitSnapshot {
 
 export type AdmitResult =
   | { readonly outcome: 'admitted'; readonly limits: LimitSnapshot }
+  | Exclude<Recall, { outcome: 'new' }>
   | { readonly outcome: 'unknown_key' }
   | { readonly outcome: 'model_not_allowed' }
   | {
@@ -67,6 +71,8 @@ export interface Settlement {
   readonly contributors: readonly { readonly payee: Address; readonly weightPpm: number }[]
   readonly promptHash: Digest
   readonly outputHash: Digest
+  /** The answer that goes out, for a request with an `Idempotency-Key`. */
+  readonly answer?: KeptAnswer | undefined
 }
 
 export type SettleResult =

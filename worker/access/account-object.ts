@@ -2,6 +2,7 @@ import { DurableObject } from 'cloudflare:workers'
 import { type Config, parseConfig, type StorageBindings } from '../env.ts'
 import { createApiKeyId, createSalt } from '../ids.ts'
 import { writeLedger } from '../ledger/usage-store.ts'
+import { AccountBooks } from './account-books.ts'
 import type {
   AccountDescription,
   AdmitRequest,
@@ -14,11 +15,12 @@ import type {
 } from './account-contract.ts'
 import type { AccountSettings, KeySettings } from './account-settings.ts'
 import { type AccountRow, AccountTables, type KeyRow } from './account-tables.ts'
-import { decideAdmission } from './admission.ts'
 import { createApiKey } from './api-key.ts'
-import { budgetOf, changeLimits, createMeter, settleMeter, snapshotLimits } from './meter.ts'
+import { IDEMPOTENCY_KEPT_MS } from './idempotency.ts'
+import { IdempotencyTable } from './idempotency-table.ts'
+import { budgetOf, changeLimits, createMeter, snapshotLimits } from './meter.ts'
 import { fetchRequestReport } from './report-client.ts'
-import { priceSettlement, type Reservation } from './settlement.ts'
+import type { Reservation } from './settlement.ts'
 import { planSweep, type SweepPlan } from './sweep.ts'
 
 /** Settlements of this long share one flush. */
@@ -29,8 +31,8 @@ const FLUSH_BACKOFF_MS = { first: 1_000, most: 60_000 }
 const SWEEP_BATCH_SIZE = 6
 /** How long a second settlement is recognised as one. */
 const SETTLED_KEPT_MS = 24 * 3_600_000
-/** Old settlements are forgotten together, not one an alarm. */
-const SETTLED_PURGE_INTERVAL_MS = 3_600_000
+/** What is old is forgotten together, not one an alarm. */
+const PURGE_INTERVAL_MS = 3_600_000
 const SETTLED_PURGE_SIZE = 1_000
 
 /**
@@ -40,6 +42,8 @@ const SETTLED_PURGE_SIZE = 1_000
  */
 export class AccountObject extends DurableObject<StorageBindings> {
   readonly #tables: AccountTables
+  readonly #idempotency: IdempotencyTable
+  readonly #books: AccountBooks
   /** When the alarm will fire; null when none is set. */
   #alarmAtMs: number | null = null
   #flushFailureCount = 0
@@ -49,8 +53,15 @@ export class AccountObject extends DurableObject<StorageBindings> {
   constructor(ctx: DurableObjectState, env: StorageBindings) {
     super(ctx, env)
     this.#tables = new AccountTables(ctx.storage.sql)
+    this.#idempotency = new IdempotencyTable(ctx.storage.sql)
+    this.#books = new AccountBooks({
+      tables: this.#tables,
+      idempotency: this.#idempotency,
+      payees: () => this.#config.PAYEES,
+    })
     void ctx.blockConcurrencyWhile(async () => {
       this.#tables.create()
+      this.#idempotency.create()
       this.#alarmAtMs = await ctx.storage.getAlarm()
       // The platform gives up an alarm that failed too often.
       if (this.#alarmAtMs === null) this.#armForPending()
@@ -61,7 +72,7 @@ export class AccountObject extends DurableObject<StorageBindings> {
   admit(request: AdmitRequest): AdmitResult {
     const nowMs = Date.now()
     const expiresAtMs = nowMs + this.#config.RESERVATION_TTL_MS
-    const result = this.#transact(() => this.#admit(request, nowMs, expiresAtMs))
+    const result = this.#transact(() => this.#books.admit(request, nowMs, expiresAtMs))
     if (result.outcome === 'admitted') this.#armAlarm(expiresAtMs)
     return result
   }
@@ -69,7 +80,7 @@ export class AccountObject extends DurableObject<StorageBindings> {
   /** Prices, splits and records a request that ended, and frees its reservation. */
   settle(settlement: Settlement): SettleResult {
     const nowMs = Date.now()
-    const result = this.#transact(() => this.#settle(settlement, nowMs))
+    const result = this.#transact(() => this.#books.settle(settlement, nowMs))
     if (result.outcome === 'settled') this.#armFlush(nowMs)
     return result
   }
@@ -89,7 +100,7 @@ export class AccountObject extends DurableObject<StorageBindings> {
       const account = this.#tables.findAccount()
       if (account === null) this.#insertAccount(settings, nowMs)
       else this.#tables.updateAccountMeter(changeLimits(account, settings, nowMs))
-      return this.#describe(this.#requireAccount())
+      return this.#describe(this.#books.requireAccount())
     })
   }
 
@@ -127,7 +138,7 @@ export class AccountObject extends DurableObject<StorageBindings> {
       if (key === null) return false
       if (key.revokedAtMs !== null) return true
       this.#tables.revokeKey(keyId, nowMs)
-      this.#mirrorKey(this.#requireAccount().accountId, keyId)
+      this.#mirrorKey(this.#books.requireAccount().accountId, keyId)
       return true
     })
     this.#armFlush(nowMs)
@@ -142,7 +153,7 @@ export class AccountObject extends DurableObject<StorageBindings> {
   describeKey(keyHash: string): DescribeKeyResult {
     const nowMs = Date.now()
     const account = this.#tables.findAccount()
-    const key = this.#findValidKey(keyHash, nowMs)
+    const key = this.#books.findValidKey(keyHash, nowMs)
     if (account === null || key === null) return { outcome: 'unknown_key' }
     return {
       outcome: 'key',
@@ -163,73 +174,8 @@ export class AccountObject extends DurableObject<StorageBindings> {
     const expired = this.#tables.listExpired(Date.now(), SWEEP_BATCH_SIZE)
     await Promise.all(expired.map((reservation) => this.#sweep(reservation)))
     this.#tables.deleteSettledBefore(Date.now() - SETTLED_KEPT_MS, SETTLED_PURGE_SIZE)
+    this.#idempotency.deleteClaimedBefore(Date.now() - IDEMPOTENCY_KEPT_MS)
     this.#armForPending()
-  }
-
-  #admit(request: AdmitRequest, nowMs: number, expiresAtMs: number): AdmitResult {
-    const { keyHash, ...reserved } = request
-    const key = this.#findValidKey(keyHash, nowMs)
-    if (key === null) return { outcome: 'unknown_key' }
-    const account = this.#requireAccount()
-    const { requestId } = request
-    const open = this.#tables.findReservation(requestId)
-    if (open !== null && open.keyId === key.keyId)
-      return { outcome: 'admitted', limits: snapshotLimits(account, key, nowMs) }
-    if (open !== null || this.#tables.findSettledFee(requestId) !== null)
-      throw new Error(`Request id ${requestId} is used already.`)
-
-    const admission = decideAdmission(
-      {
-        account,
-        accountHeld: this.#tables.sumReservations(null),
-        key,
-        keyHeld: this.#tables.sumReservations(key.keyId),
-        allowedModels: key.models,
-      },
-      request,
-      nowMs,
-    )
-    if (admission.outcome !== 'admitted') return admission
-    this.#tables.updateAccountMeter(admission.account)
-    this.#tables.updateKeyMeter(key.keyId, admission.key)
-    this.#tables.insertReservation({
-      ...reserved,
-      keyId: key.keyId,
-      admittedAtMs: nowMs,
-      expiresAtMs,
-      sweepFailureCount: 0,
-    })
-    return { outcome: 'admitted', limits: admission.limits }
-  }
-
-  #settle(settlement: Settlement, nowMs: number): SettleResult {
-    const { requestId } = settlement
-    const reservation = this.#tables.findReservation(requestId)
-    if (reservation === null) {
-      const feeMicroUsd = this.#tables.findSettledFee(requestId)
-      if (feeMicroUsd === null) return { outcome: 'unknown_request' }
-      return { outcome: 'already_settled', feeMicroUsd }
-    }
-    const account = this.#requireAccount()
-    const key = this.#tables.findKeyById(reservation.keyId)
-    if (key === null) throw new Error(`Reservation ${requestId} has no key.`)
-
-    const { record, unusedTokenCount, forgoneMicroUsd } = priceSettlement(reservation, settlement, {
-      accountId: account.accountId,
-      accountSalt: account.salt,
-      contentSalt: createSalt(),
-      payees: this.#config.PAYEES,
-      nowMs,
-    })
-    const { feeMicroUsd } = record
-    const settled = { feeMicroUsd, unusedTokenCount }
-    this.#tables.updateAccountMeter(settleMeter(account, settled, nowMs))
-    this.#tables.updateKeyMeter(key.keyId, settleMeter(key, settled, nowMs))
-    this.#tables.deleteReservation(requestId)
-    this.#tables.insertSettled(requestId, feeMicroUsd, nowMs)
-    this.#tables.appendOutbox({ kind: 'usage', record })
-    if (forgoneMicroUsd > 0) this.#tables.incrementCounter('clamped')
-    return { outcome: 'settled', feeMicroUsd }
   }
 
   async #flush(): Promise<void> {
@@ -275,7 +221,7 @@ export class AccountObject extends DurableObject<StorageBindings> {
       case 'settle':
       case 'release':
         this.#transact(() => {
-          const { outcome } = this.#settle(plan.settlement, Date.now())
+          const { outcome } = this.#books.settle(plan.settlement, Date.now())
           if (outcome === 'settled')
             this.#tables.incrementCounter(plan.action === 'settle' ? 'swept' : 'released')
         })
@@ -312,13 +258,10 @@ export class AccountObject extends DurableObject<StorageBindings> {
     if (outboxCount > 0) this.#armFlush(Date.now())
     if (nextExpiryMs !== null) this.#armAlarm(nextExpiryMs)
     if (firstSettledAtMs !== null)
-      this.#armAlarm(firstSettledAtMs + SETTLED_KEPT_MS + SETTLED_PURGE_INTERVAL_MS)
-  }
-
-  #findValidKey(keyHash: string, nowMs: number): KeyRow | null {
-    const key = this.#tables.findKeyByHash(keyHash)
-    if (key === null || key.revokedAtMs !== null) return null
-    return key.expiresAtMs !== null && key.expiresAtMs <= nowMs ? null : key
+      this.#armAlarm(firstSettledAtMs + SETTLED_KEPT_MS + PURGE_INTERVAL_MS)
+    const firstClaimedAtMs = this.#idempotency.firstClaimedAtMs()
+    if (firstClaimedAtMs !== null)
+      this.#armAlarm(firstClaimedAtMs + IDEMPOTENCY_KEPT_MS + PURGE_INTERVAL_MS)
   }
 
   #insertAccount(settings: AccountSettings, nowMs: number): void {
@@ -326,12 +269,6 @@ export class AccountObject extends DurableObject<StorageBindings> {
     if (accountId === undefined) throw new Error('An account object is reached by its name.')
     const meter = createMeter(settings, nowMs)
     this.#tables.insertAccount({ accountId, salt: createSalt(), createdAtMs: nowMs, ...meter })
-  }
-
-  #requireAccount(): AccountRow {
-    const account = this.#tables.findAccount()
-    if (account === null) throw new Error('The account was never configured.')
-    return account
   }
 
   #mirrorKey(accountId: string, keyId: string): void {

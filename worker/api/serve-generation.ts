@@ -1,4 +1,5 @@
 import type { AdmitResult, LimitSnapshot } from '../access/account-contract.ts'
+import type { KeptAnswer } from '../access/idempotency.ts'
 import { createAccountClient } from '../dispatch/account-client.ts'
 import { admitGeneration } from '../dispatch/admit-generation.ts'
 import { findTarget } from '../dispatch/find-target.ts'
@@ -7,6 +8,7 @@ import { relayBody } from '../dispatch/relay-body.ts'
 import { relayStream } from '../dispatch/relay-stream.ts'
 import { ApiError } from '../errors.ts'
 import type { AppContext } from './app-context.ts'
+import { readIdempotencyClaim } from './idempotency-header.ts'
 import { setRateHeaders } from './rate-headers.ts'
 
 /**
@@ -23,6 +25,7 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
   const { services, caller, requestId, startedAtMs, answerHeaders } = c.var
   const { config, log } = services
   const waitUntil = (work: Promise<unknown>) => c.executionCtx.waitUntil(work)
+  const idempotency = await readIdempotencyClaim(c, request)
   const { target, backend } = await findTarget(services, request.model, waitUntil)
   const account = createAccountClient({
     createStub: () => services.account(caller.accountId),
@@ -35,7 +38,9 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
     target,
     keyHash: caller.keyHash,
     price: config.PRICE,
+    idempotency,
   })
+  if (admission.outcome === 'replay') return replay(c, admission.answer)
   setRateHeaders(answerHeaders, requireAdmitted(admission, answerHeaders))
   const admittedAtMs = Date.now()
   answerHeaders.set('server-timing', `auth;dur=${admittedAtMs - startedAtMs}`)
@@ -51,6 +56,7 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
     account,
     maxUpstreamSilenceMs: config.UPSTREAM_SILENCE_MS,
     clientSignal: c.req.raw.signal,
+    isKept: idempotency !== null,
     waitUntil,
     log,
   })
@@ -59,12 +65,22 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
 }
 
 /** The limits after admission; throws the ApiError of a refusal. */
-function requireAdmitted(result: AdmitResult, answerHeaders: Headers): LimitSnapshot {
+function requireAdmitted(
+  result: Exclude<AdmitResult, { outcome: 'replay' }>,
+  answerHeaders: Headers,
+): LimitSnapshot {
   switch (result.outcome) {
     case 'admitted':
       return result.limits
     case 'unknown_key':
       throw new ApiError('invalid_api_key')
+    case 'in_flight':
+      throw new ApiError('idempotency_in_flight', { retryAfterMs: RUNNING_RETRY_AFTER_MS })
+    case 'idempotency_conflict':
+      throw new ApiError('idempotency_conflict', {
+        message: CONFLICTS[result.why],
+        param: 'Idempotency-Key',
+      })
     case 'model_not_allowed':
       throw new ApiError('model_not_allowed', { param: 'model' })
     case 'rate_limited':
@@ -76,7 +92,7 @@ function requireAdmitted(result: AdmitResult, answerHeaders: Headers): LimitSnap
     case 'too_many_at_once':
       throw new ApiError('concurrency_exceeded', {
         message: `No more than ${result.limit} requests may run at the same time.`,
-        retryAfterMs: CONCURRENCY_RETRY_AFTER_MS,
+        retryAfterMs: RUNNING_RETRY_AFTER_MS,
       })
     case 'over_budget':
       throw new ApiError('budget_exceeded', { message: describeBudget(result) })
@@ -84,7 +100,20 @@ function requireAdmitted(result: AdmitResult, answerHeaders: Headers): LimitSnap
 }
 
 /** Nobody knows when a running request ends; about as long as a short answer takes. */
-const CONCURRENCY_RETRY_AFTER_MS = 1_000
+const RUNNING_RETRY_AFTER_MS = 1_000
+
+const CONFLICTS = {
+  other_request: 'The Idempotency-Key was used for a request with another body.',
+  answer_not_kept:
+    'The first request with this Idempotency-Key was billed, and its answer was not whole or is ' +
+    'not kept any more. Send it under another key.',
+}
+
+/** The first answer again, byte for byte; billed before. */
+function replay(c: AppContext, { contentType, body }: KeptAnswer): Response {
+  c.var.answerHeaders.set('idempotency-replayed', 'true')
+  return c.body(body.slice().buffer, 200, { 'content-type': contentType })
+}
 
 function describeBudget(result: Extract<AdmitResult, { outcome: 'over_budget' }>): string {
   const usd = (microUsd: number) => `${(microUsd / 1_000_000).toFixed(6)} USD`

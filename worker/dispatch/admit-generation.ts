@@ -1,5 +1,6 @@
 import { CURRENT_SPLIT_VERSION } from '../../protocol/fee-split.ts'
 import type { AdmitResult } from '../access/account-contract.ts'
+import type { IdempotencyClaim } from '../access/idempotency.ts'
 import { type Price, priceUsage } from '../access/pricing.ts'
 import type { AccountClient } from './account-client.ts'
 import { boundTokens, type GenerationRequest } from './generation-request.ts'
@@ -11,12 +12,13 @@ interface Admission {
   readonly target: Target
   readonly keyHash: string
   readonly price: Price
+  readonly idempotency: IdempotencyClaim | null
 }
 
 /** Asks the account for leave, and reserves the most that the request can use and cost. */
 export function admitGeneration(
   account: AccountClient,
-  { requestId, request, target, keyHash, price }: Admission,
+  { requestId, request, target, keyHash, price, idempotency }: Admission,
 ): Promise<AdmitResult> {
   const { promptTokens, completionTokens } = boundTokens(request, target.model.max_model_len)
   return account.admit({
@@ -29,5 +31,6 @@ export function admitGeneration(
     worstCaseMicroUsd: priceUsage(price, { promptTokens, cachedTokens: 0, completionTokens }),
     worstCaseTokenCount: promptTokens + completionTokens,
     backendId: target.backendId,
+    ...(idempotency && { idempotency }),
   })
 }

@@ -18,6 +18,8 @@ export interface RelayJob {
   readonly account: AccountClient
   readonly maxUpstreamSilenceMs: number
   readonly clientSignal: AbortSignal
+  /** The answer is kept, to be given again: the request runs on when its client leaves. */
+  readonly isKept: boolean
   /** Keeps the work alive when the client has gone. */
   readonly waitUntil: (work: Promise<unknown>) => void
   readonly log: Log

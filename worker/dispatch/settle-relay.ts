@@ -1,4 +1,5 @@
 import type { RequestReport, Usage } from '../../protocol/backend.ts'
+import type { KeptAnswer } from '../access/idempotency.ts'
 import { fetchRequestReport } from '../access/report-client.ts'
 import { describeError } from '../log.ts'
 import {
@@ -15,6 +16,11 @@ type SettledRelay =
   /** The reservation stands; the account object's sweep bills it by the backend's report. */
   | { readonly outcome: 'left_to_sweep' }
 
+interface EndedRelay extends Evidence {
+  /** What goes out, for a request whose answer is kept; only asked for when it is whole. */
+  readonly composeAnswer?: (billed: Usage) => KeptAnswer | undefined
+}
+
 /**
  * Settles a relay by the best evidence there is, and writes the request's log line. Called once a
  * request. Never throws: what cannot be settled now is the sweep's.
@@ -22,7 +28,7 @@ type SettledRelay =
 export async function settleRelay(
   job: RelayJob,
   ending: RelayEnding,
-  evidence: Evidence,
+  { composeAnswer = () => undefined, ...evidence }: EndedRelay,
 ): Promise<SettledRelay> {
   const found = needsReport(ending, evidence) ? await awaitReport(job, ending) : null
   if (found === 'still_running') {
@@ -31,7 +37,10 @@ export async function settleRelay(
     return { outcome: 'left_to_sweep' }
   }
   const metering = meterEnding(ending, evidence, found)
-  const settlement = composeSettlement(job.requestId, ending, { metering, target: job.target })
+  const settlement = {
+    ...composeSettlement(job.requestId, ending, { metering, target: job.target }),
+    answer: job.isKept && ending.how === 'whole' ? composeAnswer(metering.usage) : undefined,
+  }
   try {
     const result = await job.account.settle(settlement)
     if (result.outcome === 'unknown_request') {
