@@ -27,6 +27,12 @@ export interface AdmitRequest {
   readonly idempotency?: IdempotencyClaim
 }
 
+/** Another backend than the one admitted for serves a request; its worst case is reserved already. */
+export interface Reroute {
+  readonly backendId: string
+  readonly price: Price
+}
+
 /** State of the key's limits after the call, for the `x-ratelimit-*` headers. */
 export interface LimitSnapshot {
   readonly requestLimit: number

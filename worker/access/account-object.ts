@@ -10,6 +10,7 @@ import type {
   CreateKeyResult,
   DescribeKeyResult,
   KeySummary,
+  Reroute,
   Settlement,
   SettleResult,
 } from './account-contract.ts'
@@ -91,6 +92,11 @@ export class AccountObject extends DurableObject<StorageBindings> {
    */
   renew(requestId: string): boolean {
     return this.#postpone(requestId, 0)
+  }
+
+  /** Moves a reservation to another backend and its price, for another term. False as `renew`. */
+  reroute(requestId: string, to: Reroute): boolean {
+    return this.#transact(() => this.#tables.reroute(requestId, to) && this.#postpone(requestId, 0))
   }
 
   /** Creates the account or changes its limits and budget; what it has spent stays. */

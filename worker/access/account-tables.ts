@@ -1,6 +1,6 @@
 import type { Digest } from '../../protocol/digest.ts'
 import type { LedgerEntry } from '../ledger/usage-store.ts'
-import type { AccountCounter } from './account-contract.ts'
+import type { AccountCounter, Reroute } from './account-contract.ts'
 import type { AccountSettings } from './account-settings.ts'
 import type { Held, Meter } from './meter.ts'
 import type { Reservation } from './settlement.ts'
@@ -217,6 +217,18 @@ export class AccountTables {
       'UPDATE reservations SET expires_at_ms = ?, sweep_failure_count = ? WHERE request_id = ?',
       expiresAtMs,
       sweepFailureCount,
+      requestId,
+    )
+    return cursor.rowsWritten > 0
+  }
+
+  /** False when there is no such reservation (any more). */
+  reroute(requestId: string, { backendId, price }: Reroute): boolean {
+    const cursor = this.#sql.exec(
+      `UPDATE reservations
+       SET body = json_set(body, '$.backendId', ?, '$.price', json(?)) WHERE request_id = ?`,
+      backendId,
+      JSON.stringify(price),
       requestId,
     )
     return cursor.rowsWritten > 0

@@ -2,10 +2,11 @@ import type { AdmitResult, LimitSnapshot } from '../access/account-contract.ts'
 import type { KeptAnswer } from '../access/idempotency.ts'
 import { createAccountClient } from '../dispatch/account-client.ts'
 import { admitGeneration } from '../dispatch/admit-generation.ts'
-import { findTarget } from '../dispatch/find-target.ts'
+import { findTargets } from '../dispatch/find-targets.ts'
 import type { GenerationRequest } from '../dispatch/generation-request.ts'
 import { relayBody } from '../dispatch/relay-body.ts'
 import { relayStream } from '../dispatch/relay-stream.ts'
+import { createRoute } from '../dispatch/route.ts'
 import { ApiError } from '../errors.ts'
 import type { AppContext } from './app-context.ts'
 import { readIdempotencyClaim } from './idempotency-header.ts'
@@ -26,7 +27,7 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
   const { config, log } = services
   const waitUntil = (work: Promise<unknown>) => c.executionCtx.waitUntil(work)
   const idempotency = await readIdempotencyClaim(c, request)
-  const { target, backend } = await findTarget(services, request.model, waitUntil)
+  const candidates = await findTargets(services, request.model, waitUntil)
   const account = createAccountClient({
     createStub: () => services.account(caller.accountId),
     renewEveryMs: config.RESERVATION_TTL_MS / 3,
@@ -35,9 +36,8 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
   const admission = await admitGeneration(account, {
     requestId,
     request,
-    target,
+    candidates,
     keyHash: caller.keyHash,
-    price: config.PRICE,
     idempotency,
   })
   if (admission.outcome === 'replay') return replay(c, admission.answer)
@@ -51,8 +51,12 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
     accountId: caller.accountId,
     startedAtMs,
     request,
-    target,
-    backend,
+    route: createRoute({
+      candidates,
+      fleet: services.fleet,
+      reroute: (to) => account.reroute(requestId, to),
+      now: Date.now,
+    }),
     account,
     maxUpstreamSilenceMs: config.UPSTREAM_SILENCE_MS,
     clientSignal: c.req.raw.signal,

@@ -1,5 +1,5 @@
 /** Why a relay stopped before its upstream was through. */
-type StopReason = 'client_left' | 'upstream_silent'
+export type StopReason = 'client_left' | 'upstream_silent'
 
 /**
  * The line between one client and one upstream: whichever end fails, the other is told. While
