@@ -3,6 +3,7 @@ import { createSalt } from '../ids.ts'
 import type { AdmitRequest, AdmitResult, Settlement, SettleResult } from './account-contract.ts'
 import type { AccountRow, AccountTables, KeyRow } from './account-tables.ts'
 import { decideAdmission } from './admission.ts'
+import { ACCOUNT_SCOPE, type BudgetWindowTable } from './budget-window-table.ts'
 import { recallAnswer } from './idempotency.ts'
 import type { IdempotencyTable } from './idempotency-table.ts'
 import { settleMeter, snapshotLimits } from './meter.ts'
@@ -11,6 +12,7 @@ import { priceSettlement } from './settlement.ts'
 export interface AccountBooksOptions {
   readonly tables: AccountTables
   readonly idempotency: IdempotencyTable
+  readonly windows: BudgetWindowTable
   readonly payees: () => Config['PAYEES']
 }
 
@@ -21,11 +23,13 @@ export interface AccountBooksOptions {
 export class AccountBooks {
   readonly #tables: AccountTables
   readonly #idempotency: IdempotencyTable
+  readonly #windows: BudgetWindowTable
   readonly #payees: AccountBooksOptions['payees']
 
-  constructor({ tables, idempotency, payees }: AccountBooksOptions) {
+  constructor({ tables, idempotency, windows, payees }: AccountBooksOptions) {
     this.#tables = tables
     this.#idempotency = idempotency
+    this.#windows = windows
     this.#payees = payees
   }
 
@@ -53,11 +57,21 @@ export class AccountBooks {
         accountHeld: this.#tables.sumReservations(null),
         key,
         keyHeld: this.#tables.sumReservations(key.keyId),
+        accountWindows: this.#windows.list(ACCOUNT_SCOPE, nowMs),
+        keyWindows: this.#windows.list(key.keyId, nowMs),
         allowedModels: key.models,
       },
       request,
       nowMs,
     )
+    if (admission.outcome === 'over_budget' && admission.window === 'rolling') {
+      const { spentMicroUsd, reservedMicroUsd, limitMicroUsd } = admission
+      const neededMicroUsd =
+        spentMicroUsd + reservedMicroUsd + request.worstCaseMicroUsd - limitMicroUsd
+      const scope = admission.scope === 'key' ? key.keyId : ACCOUNT_SCOPE
+      const resetsAtMs = this.#windows.findRollingRelief(scope, neededMicroUsd, nowMs)
+      return { ...admission, resetsAtMs }
+    }
     if (admission.outcome !== 'admitted') return admission
     this.#tables.updateAccountMeter(admission.account)
     this.#tables.updateKeyMeter(key.keyId, admission.key)
@@ -90,6 +104,8 @@ export class AccountBooks {
     const settled = { feeMicroUsd, unusedTokenCount }
     this.#tables.updateAccountMeter(settleMeter(account, settled, nowMs))
     this.#tables.updateKeyMeter(key.keyId, settleMeter(key, settled, nowMs))
+    this.#windows.spend(ACCOUNT_SCOPE, feeMicroUsd, nowMs)
+    this.#windows.spend(key.keyId, feeMicroUsd, nowMs)
     this.#tables.deleteReservation(requestId)
     this.#tables.insertSettled(requestId, feeMicroUsd, nowMs)
     this.#tables.appendOutbox({ kind: 'usage', record })

@@ -2,6 +2,7 @@ import type { Address, Digest } from '../../protocol/digest.ts'
 import type { UsageOutcome } from '../ledger/usage-record.ts'
 import type { AccountSettings } from './account-settings.ts'
 import type { Budget } from './budget.ts'
+import type { BudgetWindow, WindowSpending } from './budget-window.ts'
 import type { IdempotencyClaim, KeptAnswer, Recall } from './idempotency.ts'
 import type { Price } from './pricing.ts'
 
@@ -58,6 +59,9 @@ export type AdmitResult =
   | {
       readonly outcome: 'over_budget'
       readonly scope: 'key' | 'account'
+      readonly window: 'total' | BudgetWindow
+      /** When it has room again, as far as that is known; null: waiting does not help. */
+      readonly resetsAtMs: number | null
       readonly limitMicroUsd: number
       readonly spentMicroUsd: number
       readonly reservedMicroUsd: number
@@ -110,6 +114,7 @@ export interface KeySummary {
   /** Null: all. */
   readonly models: readonly string[] | null
   readonly budget: Budget
+  readonly windows: readonly WindowSpending[]
 }
 
 /** What a caller may know of the key it holds; also how calls that cost nothing are authenticated. */
@@ -120,6 +125,7 @@ export type DescribeKeyResult =
       readonly key: KeySummary
       readonly limits: LimitSnapshot
       readonly accountBudget: Budget
+      readonly accountWindows: readonly WindowSpending[]
     }
   /** Unknown, revoked or expired. */
   | { readonly outcome: 'unknown_key' }
@@ -132,6 +138,7 @@ export interface AccountDescription {
   readonly salt: Digest
   readonly settings: AccountSettings
   readonly budget: Budget
+  readonly windows: readonly WindowSpending[]
   readonly openReservationCount: number
   /** Records that D1 has not confirmed yet. */
   readonly outboxCount: number

@@ -17,6 +17,7 @@ import type {
 import type { AccountSettings, KeySettings } from './account-settings.ts'
 import { type AccountRow, AccountTables, type KeyRow } from './account-tables.ts'
 import { createApiKey } from './api-key.ts'
+import { ACCOUNT_SCOPE, BudgetWindowTable } from './budget-window-table.ts'
 import { IDEMPOTENCY_KEPT_MS } from './idempotency.ts'
 import { IdempotencyTable } from './idempotency-table.ts'
 import { budgetOf, changeLimits, createMeter, snapshotLimits } from './meter.ts'
@@ -44,6 +45,7 @@ const SETTLED_PURGE_SIZE = 1_000
 export class AccountObject extends DurableObject<StorageBindings> {
   readonly #tables: AccountTables
   readonly #idempotency: IdempotencyTable
+  readonly #windows: BudgetWindowTable
   readonly #books: AccountBooks
   /** When the alarm will fire; null when none is set. */
   #alarmAtMs: number | null = null
@@ -55,14 +57,17 @@ export class AccountObject extends DurableObject<StorageBindings> {
     super(ctx, env)
     this.#tables = new AccountTables(ctx.storage.sql)
     this.#idempotency = new IdempotencyTable(ctx.storage.sql)
+    this.#windows = new BudgetWindowTable(ctx.storage.sql)
     this.#books = new AccountBooks({
       tables: this.#tables,
       idempotency: this.#idempotency,
+      windows: this.#windows,
       payees: () => this.#config.PAYEES,
     })
     void ctx.blockConcurrencyWhile(async () => {
       this.#tables.create()
       this.#idempotency.create()
+      this.#windows.create()
       this.#alarmAtMs = await ctx.storage.getAlarm()
       // The platform gives up an alarm that failed too often.
       if (this.#alarmAtMs === null) this.#armForPending()
@@ -104,16 +109,18 @@ export class AccountObject extends DurableObject<StorageBindings> {
     const nowMs = Date.now()
     return this.#transact(() => {
       const account = this.#tables.findAccount()
-      if (account === null) this.#insertAccount(settings, nowMs)
-      else this.#tables.updateAccountMeter(changeLimits(account, settings, nowMs))
-      return this.#describe(this.#books.requireAccount())
+      const { windowBudgets, ...limits } = settings
+      if (account === null) this.#insertAccount(limits, nowMs)
+      else this.#tables.updateAccountMeter(changeLimits(account, limits, nowMs))
+      this.#windows.replace(ACCOUNT_SCOPE, windowBudgets, nowMs)
+      return this.#describe(this.#books.requireAccount(), nowMs)
     })
   }
 
   /** Null when the account was never configured. */
   describeAccount(): AccountDescription | null {
     const account = this.#tables.findAccount()
-    return account === null ? null : this.#describe(account)
+    return account === null ? null : this.#describe(account, Date.now())
   }
 
   /** Makes a new API key; it holds from the next call on. */
@@ -125,11 +132,12 @@ export class AccountObject extends DurableObject<StorageBindings> {
       this.#config.KEY_CHECKSUM_SECRET,
     )
     const nowMs = Date.now()
-    const { name, expiresAtMs, models, ...limits } = settings
+    const { name, expiresAtMs, models, windowBudgets, ...limits } = settings
     const keyId = createApiKeyId()
     const row = { keyId, keyHash, name, start, createdAtMs: nowMs, expiresAtMs, models }
     this.#transact(() => {
       this.#tables.insertKey({ ...row, revokedAtMs: null, ...createMeter(limits, nowMs) })
+      this.#windows.replace(keyId, windowBudgets, nowMs)
       this.#mirrorKey(account.accountId, keyId)
     })
     this.#armFlush(nowMs)
@@ -153,7 +161,8 @@ export class AccountObject extends DurableObject<StorageBindings> {
 
   /** All keys, revoked ones too, the oldest first. */
   listKeys(): readonly KeySummary[] {
-    return this.#tables.listKeys().map((key) => this.#summarise(key))
+    const nowMs = Date.now()
+    return this.#tables.listKeys().map((key) => this.#summarise(key, nowMs))
   }
 
   describeKey(keyHash: string): DescribeKeyResult {
@@ -164,9 +173,10 @@ export class AccountObject extends DurableObject<StorageBindings> {
     return {
       outcome: 'key',
       accountId: account.accountId,
-      key: this.#summarise(key),
+      key: this.#summarise(key, nowMs),
       limits: snapshotLimits(account, key, nowMs),
       accountBudget: budgetOf(account, this.#tables.sumReservations(null)),
+      accountWindows: this.#windows.list(ACCOUNT_SCOPE, nowMs),
     }
   }
 
@@ -270,10 +280,10 @@ export class AccountObject extends DurableObject<StorageBindings> {
       this.#armAlarm(firstClaimedAtMs + IDEMPOTENCY_KEPT_MS + PURGE_INTERVAL_MS)
   }
 
-  #insertAccount(settings: AccountSettings, nowMs: number): void {
+  #insertAccount(limits: Omit<AccountSettings, 'windowBudgets'>, nowMs: number): void {
     const accountId = this.ctx.id.name
     if (accountId === undefined) throw new Error('An account object is reached by its name.')
-    const meter = createMeter(settings, nowMs)
+    const meter = createMeter(limits, nowMs)
     this.#tables.insertAccount({ accountId, salt: createSalt(), createdAtMs: nowMs, ...meter })
   }
 
@@ -285,13 +295,14 @@ export class AccountObject extends DurableObject<StorageBindings> {
     this.#tables.appendOutbox({ kind: 'key', key: mirror })
   }
 
-  #summarise(key: KeyRow): KeySummary {
+  #summarise(key: KeyRow, nowMs: number): KeySummary {
     const { keyId, name, start, createdAtMs, expiresAtMs, revokedAtMs, models } = key
     const budget = budgetOf(key, this.#tables.sumReservations(keyId))
-    return { keyId, name, start, createdAtMs, expiresAtMs, revokedAtMs, models, budget }
+    const windows = this.#windows.list(keyId, nowMs)
+    return { keyId, name, start, createdAtMs, expiresAtMs, revokedAtMs, models, budget, windows }
   }
 
-  #describe(account: AccountRow): AccountDescription {
+  #describe(account: AccountRow, nowMs: number): AccountDescription {
     const held = this.#tables.sumReservations(null)
     const { accountId, createdAtMs, salt } = account
     const { requestsPerMinute, tokensPerMinute, maxConcurrentRequests, budgetMicroUsd } = account
@@ -299,8 +310,15 @@ export class AccountObject extends DurableObject<StorageBindings> {
       accountId,
       createdAtMs,
       salt,
-      settings: { requestsPerMinute, tokensPerMinute, maxConcurrentRequests, budgetMicroUsd },
+      settings: {
+        requestsPerMinute,
+        tokensPerMinute,
+        maxConcurrentRequests,
+        budgetMicroUsd,
+        windowBudgets: this.#windows.listSettings(ACCOUNT_SCOPE),
+      },
       budget: budgetOf(account, held),
+      windows: this.#windows.list(ACCOUNT_SCOPE, nowMs),
       openReservationCount: held.openCount,
       outboxCount: this.#tables.describePending().outboxCount,
       lastAlarmError: this.#lastAlarmError,

@@ -1,4 +1,5 @@
 import { z } from 'zod'
+import { windowBudgetsSchema } from './budget-window.ts'
 import { MAX_LIMIT_PER_MINUTE } from './token-bucket.ts'
 
 const rateSchema = z.int().min(1).max(MAX_LIMIT_PER_MINUTE)
@@ -13,6 +14,8 @@ export const accountSettingsSchema = z.strictObject({
   maxConcurrentRequests: concurrencySchema.default(256),
   /** What may ever be spent. Null: no limit. Lowering it below what is spent admits nothing more. */
   budgetMicroUsd: budgetSchema.default(null),
+  /** Beside `budgetMicroUsd`; a new window begins at zero. */
+  windowBudgets: windowBudgetsSchema.default([]),
 })
 
 export type AccountSettings = z.infer<typeof accountSettingsSchema>
@@ -28,6 +31,7 @@ export const keySettingsSchema = z.strictObject({
   tokensPerMinute: rateSchema.nullable().default(null),
   maxConcurrentRequests: concurrencySchema.nullable().default(null),
   budgetMicroUsd: budgetSchema.default(null),
+  windowBudgets: windowBudgetsSchema.default([]),
 })
 
 export type KeySettings = z.infer<typeof keySettingsSchema>

@@ -7,7 +7,7 @@ import type { Reservation } from './settlement.ts'
 
 /** The account as it is stored; one row. */
 export type AccountRow = Meter &
-  AccountSettings & {
+  Omit<AccountSettings, 'windowBudgets'> & {
     readonly accountId: string
     /** Hides the account in public leaves; 32 random bytes. */
     readonly salt: Digest

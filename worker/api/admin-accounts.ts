@@ -4,7 +4,7 @@ import { accountSettingsSchema, keySettingsSchema } from '../access/account-sett
 import { createAccountId } from '../ids.ts'
 import { requireAccount } from './account-parameter.ts'
 import type { AppContext } from './app-context.ts'
-import { composeBudgetBody } from './budget-body.ts'
+import { composeBudgetBody, composeWindowBodies, windowBudgetsBodySchema } from './budget-body.ts'
 import { parseRequest } from './parse-request.ts'
 import { readJsonBody } from './read-json-body.ts'
 
@@ -16,6 +16,7 @@ const limitsBodySchema = z.strictObject({
   tokens_per_minute: settings.tokensPerMinute.unwrap().optional(),
   max_concurrent_requests: settings.maxConcurrentRequests.unwrap().optional(),
   budget_micro_usd: settings.budgetMicroUsd.unwrap().optional(),
+  window_budgets: windowBudgetsBodySchema.optional(),
 })
 
 const accountBodySchema = limitsBodySchema.extend({
@@ -58,6 +59,7 @@ function readLimits(body: z.output<typeof limitsBodySchema>) {
     tokensPerMinute: body.tokens_per_minute,
     maxConcurrentRequests: body.max_concurrent_requests,
     budgetMicroUsd: body.budget_micro_usd,
+    windowBudgets: body.window_budgets,
   }
   return Object.fromEntries(Object.entries(limits).filter(([, value]) => value !== undefined))
 }
@@ -71,6 +73,7 @@ function composeAccountBody(account: AccountDescription) {
     tokens_per_minute: account.settings.tokensPerMinute,
     max_concurrent_requests: account.settings.maxConcurrentRequests,
     budget: composeBudgetBody(account.budget),
+    window_budgets: composeWindowBodies(account.windows, account.budget),
     open_reservation_count: account.openReservationCount,
     outbox_count: account.outboxCount,
     last_alarm_error: account.lastAlarmError,

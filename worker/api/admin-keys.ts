@@ -3,6 +3,7 @@ import { type KeySettings, keySettingsSchema } from '../access/account-settings.
 import { ApiError } from '../errors.ts'
 import { requireAccount } from './account-parameter.ts'
 import type { AppContext } from './app-context.ts'
+import { windowBudgetsBodySchema } from './budget-body.ts'
 import { composeKeyBody } from './key.ts'
 import { parseRequest } from './parse-request.ts'
 import { readJsonBody } from './read-json-body.ts'
@@ -19,6 +20,7 @@ const keyBodySchema = z
     tokens_per_minute: settings.tokensPerMinute,
     max_concurrent_requests: settings.maxConcurrentRequests,
     budget_micro_usd: settings.budgetMicroUsd,
+    window_budgets: windowBudgetsBodySchema.default([]),
   })
   .transform(
     (body): KeySettings => ({
@@ -29,6 +31,7 @@ const keyBodySchema = z
       tokensPerMinute: body.tokens_per_minute,
       maxConcurrentRequests: body.max_concurrent_requests,
       budgetMicroUsd: body.budget_micro_usd,
+      windowBudgets: body.window_budgets,
     }),
   )
 

@@ -119,11 +119,27 @@ function replay(c: AppContext, { contentType, body }: KeptAnswer): Response {
   return c.body(body.slice().buffer, 200, { 'content-type': contentType })
 }
 
-function describeBudget(result: Extract<AdmitResult, { outcome: 'over_budget' }>): string {
+type OverBudget = Extract<AdmitResult, { outcome: 'over_budget' }>
+
+function describeBudget(result: OverBudget): string {
   const usd = (microUsd: number) => `${(microUsd / 1_000_000).toFixed(6)} USD`
   return (
-    `The ${result.scope}'s budget of ${usd(result.limitMicroUsd)} does not cover this request: ` +
+    `The ${result.scope}'s ${WINDOW_WORDS[result.window]}budget of ${usd(result.limitMicroUsd)} does not cover this request: ` +
     `${usd(result.spentMicroUsd)} are spent and ${usd(result.reservedMicroUsd)} reserved by ` +
-    'running requests.'
+    `running requests.${describeReset(result)}`
   )
+}
+
+const WINDOW_WORDS = {
+  total: '',
+  day: 'daily ',
+  week: 'weekly ',
+  month: 'monthly ',
+  rolling: 'rolling ',
+} as const satisfies Record<OverBudget['window'], string>
+
+function describeReset({ window, resetsAtMs }: OverBudget): string {
+  if (resetsAtMs === null) return ''
+  const at = new Date(resetsAtMs).toISOString()
+  return window === 'rolling' ? ` Enough of it is free again at ${at}.` : ` It resets at ${at}.`
 }
