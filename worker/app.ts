@@ -1,6 +1,6 @@
 import { Hono, type MiddlewareHandler } from 'hono'
 import { requireAdminKey, requireApiKey } from './access/authenticate.ts'
-import { createAccount, getAccount, updateAccount } from './api/admin-accounts.ts'
+import { createAccount, getAccount, listAlerts, updateAccount } from './api/admin-accounts.ts'
 import { listBatches, runAnchorCycle } from './api/admin-anchoring.ts'
 import { createKey, listKeys, revokeKey } from './api/admin-keys.ts'
 import { allowOrigins } from './api/allow-origins.ts'
@@ -31,6 +31,7 @@ const ROUTES: readonly (readonly [string, string, ...MiddlewareHandler<AppEnv>[]
   ['POST', '/admin/v1/accounts', requireAdminKey, createAccount],
   ['GET', '/admin/v1/accounts/:accountId', requireAdminKey, getAccount],
   ['PATCH', '/admin/v1/accounts/:accountId', requireAdminKey, updateAccount],
+  ['GET', '/admin/v1/accounts/:accountId/alerts', requireAdminKey, listAlerts],
   ['POST', '/admin/v1/accounts/:accountId/keys', requireAdminKey, createKey],
   ['GET', '/admin/v1/accounts/:accountId/keys', requireAdminKey, listKeys],
   ['DELETE', '/admin/v1/accounts/:accountId/keys/:keyId', requireAdminKey, revokeKey],

@@ -131,6 +131,13 @@ export const configSchema = z.object({
     .describe(
       'A batch is cut when its payload reaches this size, bytes; the default is what a 128 KiB EigenDA blob holds.',
     ),
+  WEBHOOK_LOOPBACK: z
+    .enum(['true', 'false'])
+    .default('false')
+    .transform((value) => value === 'true')
+    .describe(
+      '`true` lets alert webhooks call this machine, by http too; for tests. Default false.',
+    ),
   CORS_ORIGINS: z
     .string()
     .default('*')

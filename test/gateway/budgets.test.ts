@@ -1,3 +1,7 @@
+import { createHmac } from 'node:crypto'
+import { once } from 'node:events'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { type GatewayUnderTest, startGatewayUnderTest } from '../support/gateway-under-test.ts'
 import {
@@ -24,7 +28,9 @@ beforeAll(async () => {
       maxModelLength: 100,
     },
   })
-  gateway = await startGatewayUnderTest([{ id: 'scripted', url: upstream.url, price }])
+  gateway = await startGatewayUnderTest([{ id: 'scripted', url: upstream.url, price }], {
+    WEBHOOK_LOOPBACK: 'true',
+  })
 })
 
 afterAll(async () => {
@@ -85,4 +91,68 @@ test('an account’s windows are set and changed by its operator; a wrong one is
     expect(error).toMatchObject({ code: 'invalid_request' })
     expect(error.param).toMatch(/^window_budgets/)
   }
+})
+
+interface Delivery {
+  readonly signature: string
+  readonly text: string
+}
+
+/** A server that refuses the first delivery. */
+async function startReceiver() {
+  const deliveries: Delivery[] = []
+  const server = createServer(async (req, res) => {
+    let text = ''
+    for await (const chunk of req.setEncoding('utf8')) text += chunk
+    deliveries.push({ signature: String(req.headers['tallygate-signature']), text })
+    res.writeHead(deliveries.length === 1 ? 500 : 200).end()
+  })
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const { port } = server.address() as AddressInfo // listening on TCP
+  return { url: `http://127.0.0.1:${port}/hook`, deliveries, close: () => server.close() }
+}
+
+test('an operator is told of each share of a budget once it is reached, signed', async () => {
+  const receiver = await startReceiver()
+  const account = await gateway.admin('POST', '/accounts', {
+    name: 'x',
+    budget_micro_usd: 1_000,
+    alerts: { url: receiver.url, percents: [5, 10, 99] },
+  })
+  const headers = { authorization: `Bearer ${account.api_key}` }
+  const json = { model: 'm', prompt: 'x', max_tokens: 1 }
+  // 60 and 120 of 1,000 micro-USD.
+  for (let count = 0; count < 2; count++) await gateway.call('/v1/completions', { json, headers })
+  await expect.poll(() => receiver.deliveries.length, { timeout: 10_000 }).toBe(2)
+  const told = receiver.deliveries.map(({ text }) => JSON.parse(text))
+  expect(told.map((each) => each.percent).sort()).toEqual([10, 5])
+  expect(told[0]).toMatchObject({
+    type: 'budget.threshold_reached',
+    account_id: account.id,
+    scope: 'account',
+    window: 'total',
+    limit_micro_usd: 1_000,
+  })
+  for (const { signature, text } of receiver.deliveries) {
+    const [, seconds, mac] = /^t=(\d+),v1=([0-9a-f]{64})$/.exec(signature)!
+    const hmac = createHmac('sha256', account.alerts.secret).update(`${seconds}.${text}`)
+    expect(hmac.digest('hex')).toBe(mac)
+  }
+  await expect
+    .poll(async () => {
+      const { data } = await gateway.admin('GET', `/accounts/${account.id}/alerts`)
+      return data.map((alert: Record<string, unknown>) => [
+        alert.attempt_count,
+        alert.delivered_at_ms !== null,
+        alert.next_attempt_at_ms !== null,
+      ])
+    })
+    .toEqual(
+      expect.arrayContaining([
+        [1, true, false],
+        [1, false, true],
+      ]),
+    )
+  receiver.close()
 })

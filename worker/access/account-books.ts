@@ -1,18 +1,21 @@
 import type { Config } from '../env.ts'
-import { createSalt } from '../ids.ts'
+import { createAlertId, createSalt } from '../ids.ts'
 import type { AdmitRequest, AdmitResult, Settlement, SettleResult } from './account-contract.ts'
 import type { AccountRow, AccountTables, KeyRow } from './account-tables.ts'
 import { decideAdmission } from './admission.ts'
+import { type BudgetChange, planAlerts } from './alert.ts'
+import type { AlertTable } from './alert-table.ts'
 import { ACCOUNT_SCOPE, type BudgetWindowTable } from './budget-window-table.ts'
 import { recallAnswer } from './idempotency.ts'
 import type { IdempotencyTable } from './idempotency-table.ts'
-import { settleMeter, snapshotLimits } from './meter.ts'
+import { type Meter, settleMeter, snapshotLimits } from './meter.ts'
 import { priceSettlement } from './settlement.ts'
 
 export interface AccountBooksOptions {
   readonly tables: AccountTables
   readonly idempotency: IdempotencyTable
   readonly windows: BudgetWindowTable
+  readonly alerts: AlertTable
   readonly payees: () => Config['PAYEES']
 }
 
@@ -24,12 +27,14 @@ export class AccountBooks {
   readonly #tables: AccountTables
   readonly #idempotency: IdempotencyTable
   readonly #windows: BudgetWindowTable
+  readonly #alerts: AlertTable
   readonly #payees: AccountBooksOptions['payees']
 
-  constructor({ tables, idempotency, windows, payees }: AccountBooksOptions) {
+  constructor({ tables, idempotency, windows, alerts, payees }: AccountBooksOptions) {
     this.#tables = tables
     this.#idempotency = idempotency
     this.#windows = windows
+    this.#alerts = alerts
     this.#payees = payees
   }
 
@@ -104,8 +109,8 @@ export class AccountBooks {
     const settled = { feeMicroUsd, unusedTokenCount }
     this.#tables.updateAccountMeter(settleMeter(account, settled, nowMs))
     this.#tables.updateKeyMeter(key.keyId, settleMeter(key, settled, nowMs))
-    this.#windows.spend(ACCOUNT_SCOPE, feeMicroUsd, nowMs)
-    this.#windows.spend(key.keyId, feeMicroUsd, nowMs)
+    this.#spend({ scope: 'key', keyId: key.keyId, total: key }, feeMicroUsd, nowMs)
+    this.#spend({ scope: 'account', keyId: null, total: account }, feeMicroUsd, nowMs)
     this.#tables.deleteReservation(requestId)
     this.#tables.insertSettled(requestId, feeMicroUsd, nowMs)
     this.#tables.appendOutbox({ kind: 'usage', record })
@@ -113,6 +118,34 @@ export class AccountBooks {
     if (answer !== undefined) this.#idempotency.keepAnswer(requestId, answer)
     else if (feeMicroUsd === 0) this.#idempotency.release(requestId)
     return { outcome: 'settled', feeMicroUsd }
+  }
+
+  /** Counts a fee in the windows of a scope, and records what its operator wants to be told. */
+  #spend(
+    { scope, keyId, total }: Pick<BudgetChange, 'scope' | 'keyId'> & { readonly total: Meter },
+    feeMicroUsd: number,
+    nowMs: number,
+  ): void {
+    const owner = keyId ?? ACCOUNT_SCOPE
+    const rule = this.#alerts.findRule()
+    if (rule !== null) {
+      const { budgetMicroUsd: limitMicroUsd, spentMicroUsd } = total
+      const budgets = [
+        { window: 'total' as const, limitMicroUsd, spentMicroUsd },
+        ...this.#windows.list(owner, nowMs),
+      ]
+      const changes = budgets.map((budget) => ({
+        scope,
+        keyId,
+        window: budget.window,
+        limitMicroUsd: budget.limitMicroUsd,
+        spentBeforeMicroUsd: budget.spentMicroUsd,
+        spentMicroUsd: budget.spentMicroUsd + feeMicroUsd,
+      }))
+      const alerts = planAlerts(rule, changes, { nowMs, createId: createAlertId })
+      for (const alert of alerts) this.#alerts.insert(alert)
+    }
+    this.#windows.spend(owner, feeMicroUsd, nowMs)
   }
 
   /** Null for a key that is unknown, revoked or expired. */

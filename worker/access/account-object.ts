@@ -14,8 +14,11 @@ import type {
   Settlement,
   SettleResult,
 } from './account-contract.ts'
-import type { AccountSettings, KeySettings } from './account-settings.ts'
+import type { AccountLimits, AccountSettings, KeySettings } from './account-settings.ts'
 import { type AccountRow, AccountTables, type KeyRow } from './account-tables.ts'
+import { planRetry, type StoredAlert } from './alert.ts'
+import { deliverAlert, deriveAlertSecret } from './alert-client.ts'
+import { AlertTable } from './alert-table.ts'
 import { createApiKey } from './api-key.ts'
 import { ACCOUNT_SCOPE, BudgetWindowTable } from './budget-window-table.ts'
 import { IDEMPOTENCY_KEPT_MS } from './idempotency.ts'
@@ -24,13 +27,16 @@ import { budgetOf, changeLimits, createMeter, snapshotLimits } from './meter.ts'
 import { fetchRequestReport } from './report-client.ts'
 import type { Reservation } from './settlement.ts'
 import { planSweep, type SweepPlan } from './sweep.ts'
+import { explainWebhookUrl } from './webhook-url.ts'
 
 /** Settlements of this long share one flush. */
 const FLUSH_DELAY_MS = 50
 const FLUSH_BATCH_SIZE = 200
+const LISTED_ALERT_COUNT = 100
 const FLUSH_BACKOFF_MS = { first: 1_000, most: 60_000 }
 /** Backends asked at once: as many connections as may wait for headers. */
 const SWEEP_BATCH_SIZE = 6
+const ALERT_BATCH_SIZE = 6
 /** How long a second settlement is recognised as one. */
 const SETTLED_KEPT_MS = 24 * 3_600_000
 /** What is old is forgotten together, not one an alarm. */
@@ -46,6 +52,7 @@ export class AccountObject extends DurableObject<StorageBindings> {
   readonly #tables: AccountTables
   readonly #idempotency: IdempotencyTable
   readonly #windows: BudgetWindowTable
+  readonly #alerts: AlertTable
   readonly #books: AccountBooks
   /** When the alarm will fire; null when none is set. */
   #alarmAtMs: number | null = null
@@ -58,16 +65,19 @@ export class AccountObject extends DurableObject<StorageBindings> {
     this.#tables = new AccountTables(ctx.storage.sql)
     this.#idempotency = new IdempotencyTable(ctx.storage.sql)
     this.#windows = new BudgetWindowTable(ctx.storage.sql)
+    this.#alerts = new AlertTable(ctx.storage.sql)
     this.#books = new AccountBooks({
       tables: this.#tables,
       idempotency: this.#idempotency,
       windows: this.#windows,
+      alerts: this.#alerts,
       payees: () => this.#config.PAYEES,
     })
     void ctx.blockConcurrencyWhile(async () => {
       this.#tables.create()
       this.#idempotency.create()
       this.#windows.create()
+      this.#alerts.create()
       this.#alarmAtMs = await ctx.storage.getAlarm()
       // The platform gives up an alarm that failed too often.
       if (this.#alarmAtMs === null) this.#armForPending()
@@ -109,10 +119,11 @@ export class AccountObject extends DurableObject<StorageBindings> {
     const nowMs = Date.now()
     return this.#transact(() => {
       const account = this.#tables.findAccount()
-      const { windowBudgets, ...limits } = settings
+      const { windowBudgets, alerts, ...limits } = settings
       if (account === null) this.#insertAccount(limits, nowMs)
       else this.#tables.updateAccountMeter(changeLimits(account, limits, nowMs))
       this.#windows.replace(ACCOUNT_SCOPE, windowBudgets, nowMs)
+      this.#alerts.setRule(alerts)
       return this.#describe(this.#books.requireAccount(), nowMs)
     })
   }
@@ -181,7 +192,7 @@ export class AccountObject extends DurableObject<StorageBindings> {
   }
 
   /**
-   * Moves the outbox to D1, asks after expired reservations, forgets old settlements. Never throws,
+   * Moves the outbox to D1, asks after expired reservations, delivers alerts, forgets old settlements. Never throws,
    * because the platform gives up an alarm that fails too often; runs at least once and may repeat.
    */
   override async alarm(): Promise<void> {
@@ -189,6 +200,8 @@ export class AccountObject extends DurableObject<StorageBindings> {
     if (Date.now() >= this.#flushNotBeforeMs) await this.#flush()
     const expired = this.#tables.listExpired(Date.now(), SWEEP_BATCH_SIZE)
     await Promise.all(expired.map((reservation) => this.#sweep(reservation)))
+    const alerts = this.#alerts.listDue(Date.now(), ALERT_BATCH_SIZE)
+    await Promise.all(alerts.map((alert) => this.#deliver(alert)))
     this.#tables.deleteSettledBefore(Date.now() - SETTLED_KEPT_MS, SETTLED_PURGE_SIZE)
     this.#idempotency.deleteClaimedBefore(Date.now() - IDEMPOTENCY_KEPT_MS)
     this.#armForPending()
@@ -207,6 +220,31 @@ export class AccountObject extends DurableObject<StorageBindings> {
     this.#tables.deleteOutboxThrough(lastSequence)
     this.#lastAlarmError = null
     this.#flushFailureCount = 0
+  }
+
+  /** At least once: an alert that was taken while the object died is sent again. */
+  async #deliver(alert: StoredAlert): Promise<void> {
+    const { accountId } = this.#books.requireAccount()
+    const { WEBHOOK_LOOPBACK, KEY_CHECKSUM_SECRET } = this.#config
+    const url = this.#alerts.findRule()?.url
+    const mayCall =
+      url !== undefined && explainWebhookUrl(url, { allowsLoopback: WEBHOOK_LOOPBACK }) === null
+    const isTaken =
+      mayCall &&
+      (await deliverAlert(alert, {
+        accountId,
+        url,
+        secret: await deriveAlertSecret(accountId, KEY_CHECKSUM_SECRET),
+        nowMs: Date.now(),
+      }))
+    const nowMs = Date.now()
+    const dueAtMs = isTaken || !mayCall ? null : planRetry(alert.attemptCount + 1, nowMs)
+    this.#alerts.noteAttempt(alert.alertId, { dueAtMs, deliveredAtMs: isTaken ? nowMs : null })
+  }
+
+  /** The newest alerts, delivered or not. */
+  listAlerts(): readonly StoredAlert[] {
+    return this.#alerts.list(LISTED_ALERT_COUNT)
   }
 
   /** The owner may settle at any moment while the backend is asked; whoever is first counts. */
@@ -276,11 +314,13 @@ export class AccountObject extends DurableObject<StorageBindings> {
     if (firstSettledAtMs !== null)
       this.#armAlarm(firstSettledAtMs + SETTLED_KEPT_MS + PURGE_INTERVAL_MS)
     const firstClaimedAtMs = this.#idempotency.firstClaimedAtMs()
+    const alertDueAtMs = this.#alerts.nextDueAtMs()
+    if (alertDueAtMs !== null) this.#armAlarm(alertDueAtMs)
     if (firstClaimedAtMs !== null)
       this.#armAlarm(firstClaimedAtMs + IDEMPOTENCY_KEPT_MS + PURGE_INTERVAL_MS)
   }
 
-  #insertAccount(limits: Omit<AccountSettings, 'windowBudgets'>, nowMs: number): void {
+  #insertAccount(limits: AccountLimits, nowMs: number): void {
     const accountId = this.ctx.id.name
     if (accountId === undefined) throw new Error('An account object is reached by its name.')
     const meter = createMeter(limits, nowMs)
@@ -316,6 +356,7 @@ export class AccountObject extends DurableObject<StorageBindings> {
         maxConcurrentRequests,
         budgetMicroUsd,
         windowBudgets: this.#windows.listSettings(ACCOUNT_SCOPE),
+        alerts: this.#alerts.findRule(),
       },
       budget: budgetOf(account, held),
       windows: this.#windows.list(ACCOUNT_SCOPE, nowMs),

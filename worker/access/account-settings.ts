@@ -1,4 +1,5 @@
 import { z } from 'zod'
+import { alertRuleSchema } from './alert.ts'
 import { windowBudgetsSchema } from './budget-window.ts'
 import { MAX_LIMIT_PER_MINUTE } from './token-bucket.ts'
 
@@ -16,9 +17,14 @@ export const accountSettingsSchema = z.strictObject({
   budgetMicroUsd: budgetSchema.default(null),
   /** Beside `budgetMicroUsd`; a new window begins at zero. */
   windowBudgets: windowBudgetsSchema.default([]),
+  /** Null: nobody is told. */
+  alerts: alertRuleSchema.nullable().default(null),
 })
 
 export type AccountSettings = z.infer<typeof accountSettingsSchema>
+
+/** What the account's meter is made from. */
+export type AccountLimits = Omit<AccountSettings, 'windowBudgets' | 'alerts'>
 
 /** What holds for one key, beside the account's limits. Null: only the account's. */
 export const keySettingsSchema = z.strictObject({

@@ -1,13 +1,13 @@
 import type { Digest } from '../../protocol/digest.ts'
 import type { LedgerEntry } from '../ledger/usage-store.ts'
 import type { AccountCounter, Reroute } from './account-contract.ts'
-import type { AccountSettings } from './account-settings.ts'
+import type { AccountLimits } from './account-settings.ts'
 import type { Held, Meter } from './meter.ts'
 import type { Reservation } from './settlement.ts'
 
 /** The account as it is stored; one row. */
 export type AccountRow = Meter &
-  Omit<AccountSettings, 'windowBudgets'> & {
+  AccountLimits & {
     readonly accountId: string
     /** Hides the account in public leaves; 32 random bytes. */
     readonly salt: Digest
