@@ -2,7 +2,7 @@ import { Hono, type MiddlewareHandler } from 'hono'
 import { requireAdminKey, requireApiKey } from './access/authenticate.ts'
 import { createAccount, getAccount, listAlerts, updateAccount } from './api/admin-accounts.ts'
 import { listBatches, runAnchorCycle } from './api/admin-anchoring.ts'
-import { createKey, listKeys, revokeKey } from './api/admin-keys.ts'
+import { createKey, listKeys, revokeKey, rotateKey } from './api/admin-keys.ts'
 import { allowOrigins } from './api/allow-origins.ts'
 import type { AppEnv } from './api/app-context.ts'
 import { createChatCompletion } from './api/chat-completions.ts'
@@ -35,6 +35,7 @@ const ROUTES: readonly (readonly [string, string, ...MiddlewareHandler<AppEnv>[]
   ['POST', '/admin/v1/accounts/:accountId/keys', requireAdminKey, createKey],
   ['GET', '/admin/v1/accounts/:accountId/keys', requireAdminKey, listKeys],
   ['DELETE', '/admin/v1/accounts/:accountId/keys/:keyId', requireAdminKey, revokeKey],
+  ['POST', '/admin/v1/accounts/:accountId/keys/:keyId/rotate', requireAdminKey, rotateKey],
   ['POST', '/admin/v1/anchor', requireAdminKey, runAnchorCycle],
   ['GET', '/admin/v1/batches', requireAdminKey, listBatches],
 ]

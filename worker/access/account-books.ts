@@ -8,6 +8,7 @@ import type { AlertTable } from './alert-table.ts'
 import { ACCOUNT_SCOPE, type BudgetWindowTable } from './budget-window-table.ts'
 import { recallAnswer } from './idempotency.ts'
 import type { IdempotencyTable } from './idempotency-table.ts'
+import type { KeyDetailsTable } from './key-details-table.ts'
 import { type Meter, settleMeter, snapshotLimits } from './meter.ts'
 import { priceSettlement } from './settlement.ts'
 
@@ -16,6 +17,7 @@ export interface AccountBooksOptions {
   readonly idempotency: IdempotencyTable
   readonly windows: BudgetWindowTable
   readonly alerts: AlertTable
+  readonly keyDetails: KeyDetailsTable
   readonly payees: () => Config['PAYEES']
 }
 
@@ -28,13 +30,15 @@ export class AccountBooks {
   readonly #idempotency: IdempotencyTable
   readonly #windows: BudgetWindowTable
   readonly #alerts: AlertTable
+  readonly #keyDetails: KeyDetailsTable
   readonly #payees: AccountBooksOptions['payees']
 
-  constructor({ tables, idempotency, windows, alerts, payees }: AccountBooksOptions) {
+  constructor({ tables, idempotency, windows, alerts, keyDetails, payees }: AccountBooksOptions) {
     this.#tables = tables
     this.#idempotency = idempotency
     this.#windows = windows
     this.#alerts = alerts
+    this.#keyDetails = keyDetails
     this.#payees = payees
   }
 
@@ -42,6 +46,9 @@ export class AccountBooks {
     const { keyHash, idempotency: claim, ...reserved } = request
     const key = this.findValidKey(keyHash, nowMs)
     if (key === null) return { outcome: 'unknown_key' }
+    this.#keyDetails.noteUse(key.keyId, nowMs)
+    const { scopes } = this.#keyDetails.find(key.keyId)
+    if (scopes !== null && !scopes.includes('inference')) return { outcome: 'insufficient_scope' }
     const account = this.requireAccount()
     const { requestId } = request
     const open = this.#tables.findReservation(requestId)
@@ -150,7 +157,11 @@ export class AccountBooks {
 
   /** Null for a key that is unknown, revoked or expired. */
   findValidKey(keyHash: string, nowMs: number): KeyRow | null {
-    const key = this.#tables.findKeyByHash(keyHash)
+    const replacedKeyId = this.#keyDetails.findByReplacedSecret(keyHash, nowMs)
+    const key =
+      replacedKeyId === null
+        ? this.#tables.findKeyByHash(keyHash)
+        : this.#tables.findKeyById(replacedKeyId)
     if (key === null || key.revokedAtMs !== null) return null
     return key.expiresAtMs !== null && key.expiresAtMs <= nowMs ? null : key
   }

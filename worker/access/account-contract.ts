@@ -1,6 +1,6 @@
 import type { Address, Digest } from '../../protocol/digest.ts'
 import type { UsageOutcome } from '../ledger/usage-record.ts'
-import type { AccountSettings } from './account-settings.ts'
+import type { AccountSettings, KeyScope } from './account-settings.ts'
 import type { Budget } from './budget.ts'
 import type { BudgetWindow, WindowSpending } from './budget-window.ts'
 import type { IdempotencyClaim, KeptAnswer, Recall } from './idempotency.ts'
@@ -48,6 +48,7 @@ export type AdmitResult =
   | { readonly outcome: 'admitted'; readonly limits: LimitSnapshot }
   | Exclude<Recall, { outcome: 'new' }>
   | { readonly outcome: 'unknown_key' }
+  | { readonly outcome: 'insufficient_scope' }
   | { readonly outcome: 'model_not_allowed' }
   | {
       readonly outcome: 'rate_limited'
@@ -102,6 +103,17 @@ export type CreateKeyResult =
     }
   | { readonly outcome: 'unknown_account' }
 
+export type RotateKeyResult =
+  | {
+      readonly outcome: 'rotated'
+      /** In this answer and nowhere else. */
+      readonly key: string
+      readonly start: string
+      readonly previousValidUntilMs: number
+    }
+  /** There is none of this id, or it was revoked. */
+  | { readonly outcome: 'unknown_key' }
+
 /** A key as its account sees it. */
 export interface KeySummary {
   readonly keyId: string
@@ -113,6 +125,10 @@ export interface KeySummary {
   readonly revokedAtMs: number | null
   /** Null: all. */
   readonly models: readonly string[] | null
+  /** Null: all. */
+  readonly scopes: readonly KeyScope[] | null
+  /** To the minute; null: never. */
+  readonly lastUsedAtMs: number | null
   readonly budget: Budget
   readonly windows: readonly WindowSpending[]
 }

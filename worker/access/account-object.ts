@@ -11,6 +11,7 @@ import type {
   DescribeKeyResult,
   KeySummary,
   Reroute,
+  RotateKeyResult,
   Settlement,
   SettleResult,
 } from './account-contract.ts'
@@ -21,8 +22,10 @@ import { deliverAlert, deriveAlertSecret } from './alert-client.ts'
 import { AlertTable } from './alert-table.ts'
 import { createApiKey } from './api-key.ts'
 import { ACCOUNT_SCOPE, BudgetWindowTable } from './budget-window-table.ts'
+import { planBackoffMs } from './flush-backoff.ts'
 import { IDEMPOTENCY_KEPT_MS } from './idempotency.ts'
 import { IdempotencyTable } from './idempotency-table.ts'
+import { KeyDetailsTable } from './key-details-table.ts'
 import { budgetOf, changeLimits, createMeter, snapshotLimits } from './meter.ts'
 import { fetchRequestReport } from './report-client.ts'
 import type { Reservation } from './settlement.ts'
@@ -33,7 +36,6 @@ import { explainWebhookUrl } from './webhook-url.ts'
 const FLUSH_DELAY_MS = 50
 const FLUSH_BATCH_SIZE = 200
 const LISTED_ALERT_COUNT = 100
-const FLUSH_BACKOFF_MS = { first: 1_000, most: 60_000 }
 /** Backends asked at once: as many connections as may wait for headers. */
 const SWEEP_BATCH_SIZE = 6
 const ALERT_BATCH_SIZE = 6
@@ -53,6 +55,7 @@ export class AccountObject extends DurableObject<StorageBindings> {
   readonly #idempotency: IdempotencyTable
   readonly #windows: BudgetWindowTable
   readonly #alerts: AlertTable
+  readonly #keyDetails: KeyDetailsTable
   readonly #books: AccountBooks
   /** When the alarm will fire; null when none is set. */
   #alarmAtMs: number | null = null
@@ -66,11 +69,13 @@ export class AccountObject extends DurableObject<StorageBindings> {
     this.#idempotency = new IdempotencyTable(ctx.storage.sql)
     this.#windows = new BudgetWindowTable(ctx.storage.sql)
     this.#alerts = new AlertTable(ctx.storage.sql)
+    this.#keyDetails = new KeyDetailsTable(ctx.storage.sql)
     this.#books = new AccountBooks({
       tables: this.#tables,
       idempotency: this.#idempotency,
       windows: this.#windows,
       alerts: this.#alerts,
+      keyDetails: this.#keyDetails,
       payees: () => this.#config.PAYEES,
     })
     void ctx.blockConcurrencyWhile(async () => {
@@ -78,6 +83,7 @@ export class AccountObject extends DurableObject<StorageBindings> {
       this.#idempotency.create()
       this.#windows.create()
       this.#alerts.create()
+      this.#keyDetails.create()
       this.#alarmAtMs = await ctx.storage.getAlarm()
       // The platform gives up an alarm that failed too often.
       if (this.#alarmAtMs === null) this.#armForPending()
@@ -143,16 +149,37 @@ export class AccountObject extends DurableObject<StorageBindings> {
       this.#config.KEY_CHECKSUM_SECRET,
     )
     const nowMs = Date.now()
-    const { name, expiresAtMs, models, windowBudgets, ...limits } = settings
+    const { name, expiresAtMs, models, scopes, windowBudgets, ...limits } = settings
     const keyId = createApiKeyId()
     const row = { keyId, keyHash, name, start, createdAtMs: nowMs, expiresAtMs, models }
     this.#transact(() => {
       this.#tables.insertKey({ ...row, revokedAtMs: null, ...createMeter(limits, nowMs) })
+      this.#keyDetails.insert(keyId, scopes)
       this.#windows.replace(keyId, windowBudgets, nowMs)
       this.#mirrorKey(account.accountId, keyId)
     })
     this.#armFlush(nowMs)
     return { outcome: 'created', keyId, key, start }
+  }
+
+  /** Gives a key a new secret; the old one holds for as long as `graceMs`. */
+  async rotateKey(keyId: string, graceMs: number): Promise<RotateKeyResult> {
+    const { accountId } = this.#books.requireAccount()
+    const { key, ...secret } = await createApiKey(accountId, this.#config.KEY_CHECKSUM_SECRET)
+    const nowMs = Date.now()
+    const previousValidUntilMs = nowMs + graceMs
+    const isRotated = this.#transact(() => {
+      const before = this.#tables.findKeyById(keyId)
+      if (before === null || before.revokedAtMs !== null) return false
+      const replaced = { keyHash: before.keyHash, validUntilMs: previousValidUntilMs }
+      this.#keyDetails.replaceSecret(keyId, replaced, nowMs)
+      this.#tables.replaceKeySecret(keyId, secret)
+      this.#mirrorKey(accountId, keyId)
+      return true
+    })
+    if (!isRotated) return { outcome: 'unknown_key' }
+    this.#armFlush(nowMs)
+    return { outcome: 'rotated', key, start: secret.start, previousValidUntilMs }
   }
 
   /** Refuses the key from the next call on. False when there is no such key. */
@@ -181,6 +208,7 @@ export class AccountObject extends DurableObject<StorageBindings> {
     const account = this.#tables.findAccount()
     const key = this.#books.findValidKey(keyHash, nowMs)
     if (account === null || key === null) return { outcome: 'unknown_key' }
+    this.#keyDetails.noteUse(key.keyId, nowMs)
     return {
       outcome: 'key',
       accountId: account.accountId,
@@ -214,7 +242,7 @@ export class AccountObject extends DurableObject<StorageBindings> {
     } catch (error) {
       this.#lastAlarmError = String(error)
       this.#flushFailureCount += 1
-      this.#flushNotBeforeMs = Date.now() + backoffMs(this.#flushFailureCount)
+      this.#flushNotBeforeMs = Date.now() + planBackoffMs(this.#flushFailureCount, Math.random())
       return
     }
     this.#tables.deleteOutboxThrough(lastSequence)
@@ -337,9 +365,12 @@ export class AccountObject extends DurableObject<StorageBindings> {
 
   #summarise(key: KeyRow, nowMs: number): KeySummary {
     const { keyId, name, start, createdAtMs, expiresAtMs, revokedAtMs, models } = key
-    const budget = budgetOf(key, this.#tables.sumReservations(keyId))
-    const windows = this.#windows.list(keyId, nowMs)
-    return { keyId, name, start, createdAtMs, expiresAtMs, revokedAtMs, models, budget, windows }
+    return {
+      ...{ keyId, name, start, createdAtMs, expiresAtMs, revokedAtMs, models },
+      ...this.#keyDetails.find(keyId),
+      budget: budgetOf(key, this.#tables.sumReservations(keyId)),
+      windows: this.#windows.list(keyId, nowMs),
+    }
   }
 
   #describe(account: AccountRow, nowMs: number): AccountDescription {
@@ -366,10 +397,4 @@ export class AccountObject extends DurableObject<StorageBindings> {
       counters: this.#tables.readCounters(),
     }
   }
-}
-
-/** Doubles with each failure up to a minute; up to half of it is left out by chance. */
-function backoffMs(failureCount: number): number {
-  const wholeMs = Math.min(FLUSH_BACKOFF_MS.most, FLUSH_BACKOFF_MS.first * 2 ** (failureCount - 1))
-  return Math.ceil(wholeMs * (1 - Math.random() / 2))
 }

@@ -167,6 +167,15 @@ export class AccountTables {
     this.#sql.exec('UPDATE keys SET revoked_at_ms = ? WHERE key_id = ?', revokedAtMs, keyId)
   }
 
+  replaceKeySecret(keyId: string, secret: Pick<KeyRow, 'keyHash' | 'start'>): void {
+    this.#sql.exec(
+      'UPDATE keys SET key_hash = ?, start = ? WHERE key_id = ?',
+      secret.keyHash,
+      secret.start,
+      keyId,
+    )
+  }
+
   updateKeyMeter(keyId: string, meter: Meter): void {
     this.#sql.exec(
       `UPDATE keys SET ${METER_ASSIGNMENTS} WHERE key_id = ?`,

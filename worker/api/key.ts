@@ -32,7 +32,9 @@ export function composeKeyBody(key: KeySummary) {
     created_at_ms: key.createdAtMs,
     expires_at_ms: key.expiresAtMs,
     revoked_at_ms: key.revokedAtMs,
+    last_used_at_ms: key.lastUsedAtMs,
     models: key.models,
+    scopes: key.scopes,
     budget: composeBudgetBody(key.budget),
     window_budgets: composeWindowBodies(key.windows, key.budget),
   }

@@ -9,6 +9,7 @@ import { relayStream } from '../dispatch/relay-stream.ts'
 import { createRoute } from '../dispatch/route.ts'
 import { ApiError } from '../errors.ts'
 import type { AppContext } from './app-context.ts'
+import { insufficientScope } from './describe-caller.ts'
 import { readIdempotencyClaim } from './idempotency-header.ts'
 import { setRateHeaders } from './rate-headers.ts'
 
@@ -85,6 +86,8 @@ function requireAdmitted(
         message: CONFLICTS[result.why],
         param: 'Idempotency-Key',
       })
+    case 'insufficient_scope':
+      throw insufficientScope('inference')
     case 'model_not_allowed':
       throw new ApiError('model_not_allowed', { param: 'model' })
     case 'rate_limited':

@@ -164,6 +164,8 @@ describe('keys and limits', () => {
         expiresAtMs: null,
         revokedAtMs: null,
         windows: [],
+        scopes: null,
+        lastUsedAtMs: Date.now(),
         models: ['smol'],
         budget: { limitMicroUsd: 500, spentMicroUsd: 0, reservedMicroUsd: 100 },
       },
