@@ -1,8 +1,8 @@
 import { Hono, type MiddlewareHandler } from 'hono'
 import { requireAdminKey, requireApiKey } from './access/authenticate.ts'
-import { createAccount, getAccount, updateAccount } from './api/admin-accounts.ts'
+import { createAccount, getAccount, listAlerts, updateAccount } from './api/admin-accounts.ts'
 import { listBatches, runAnchorCycle } from './api/admin-anchoring.ts'
-import { createKey, listKeys, revokeKey } from './api/admin-keys.ts'
+import { createKey, listKeys, revokeKey, rotateKey } from './api/admin-keys.ts'
 import { allowOrigins } from './api/allow-origins.ts'
 import type { AppEnv } from './api/app-context.ts'
 import { getBatchPayload } from './api/batch-payload.ts'
@@ -35,9 +35,11 @@ const ROUTES: readonly (readonly [string, string, ...MiddlewareHandler<AppEnv>[]
   ['POST', '/admin/v1/accounts', requireAdminKey, createAccount],
   ['GET', '/admin/v1/accounts/:accountId', requireAdminKey, getAccount],
   ['PATCH', '/admin/v1/accounts/:accountId', requireAdminKey, updateAccount],
+  ['GET', '/admin/v1/accounts/:accountId/alerts', requireAdminKey, listAlerts],
   ['POST', '/admin/v1/accounts/:accountId/keys', requireAdminKey, createKey],
   ['GET', '/admin/v1/accounts/:accountId/keys', requireAdminKey, listKeys],
   ['DELETE', '/admin/v1/accounts/:accountId/keys/:keyId', requireAdminKey, revokeKey],
+  ['POST', '/admin/v1/accounts/:accountId/keys/:keyId/rotate', requireAdminKey, rotateKey],
   ['POST', '/admin/v1/anchor', requireAdminKey, runAnchorCycle],
   ['GET', '/admin/v1/batches', requireAdminKey, listBatches],
 ]

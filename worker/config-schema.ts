@@ -14,13 +14,28 @@ const jsonOf = <T extends z.ZodType>(schema: T) =>
     })
     .pipe(schema)
 
-const backendSchema = z.strictObject({
+const priceSchema = z.strictObject({
+  version: z.int().min(1),
+  promptMicroUsdPerMillion: z.int().min(0).max(1_000_000_000),
+  cachedMicroUsdPerMillion: z.int().min(0).max(1_000_000_000),
+  completionMicroUsdPerMillion: z.int().min(0).max(1_000_000_000),
+})
+
+export const backendSchema = z.strictObject({
   /** Names the backend in records; stays when its URL changes. */
   id: z.string().regex(/^[a-z0-9-]{1,40}$/),
   url: z.url(),
   /** Sent to it as `authorization: Bearer`; none is sent when absent. */
   token: z.string().min(1).optional(),
+  /** Takes no new requests; those under way end, and the sweep still asks it. */
+  draining: z.boolean().default(false),
+  /** What requests that it serves cost; `PRICE` when absent. Its versions are its own. */
+  price: priceSchema.optional(),
 })
+
+function hasUniqueIds(backends: readonly { readonly id: string }[]): boolean {
+  return new Set(backends.map(({ id }) => id)).size === backends.length
+}
 
 const privateKeySchema = z
   .string()
@@ -29,8 +44,10 @@ const privateKeySchema = z
 
 /** Every variable of the Worker: unit, default and meaning when absent are in its description, and `.env.example` is made from them. */
 export const configSchema = z.object({
-  BACKENDS: jsonOf(z.array(backendSchema).min(1).max(64)).describe(
-    'Backends that requests may be sent to. JSON list of `{id, url, token?}`; the operator’s only way to name one.',
+  BACKENDS: jsonOf(
+    z.array(backendSchema).min(1).max(64).refine(hasUniqueIds, 'two backends have one id'),
+  ).describe(
+    'Backends that requests may be sent to. JSON list of `{id, url, token?, draining?, price?}`, `price` as in PRICE; the operator’s only way to name one.',
   ),
   KEY_CHECKSUM_SECRET: z
     .string()
@@ -73,14 +90,7 @@ export const configSchema = z.object({
   ).describe(
     'Who is paid the platform’s, the backend’s and the base model owner’s share. JSON of three addresses.',
   ),
-  PRICE: jsonOf(
-    z.strictObject({
-      version: z.int().min(1),
-      promptMicroUsdPerMillion: z.int().min(0).max(1_000_000_000),
-      cachedMicroUsdPerMillion: z.int().min(0).max(1_000_000_000),
-      completionMicroUsdPerMillion: z.int().min(0).max(1_000_000_000),
-    }),
-  )
+  PRICE: jsonOf(priceSchema)
     .default({
       version: 1,
       promptMicroUsdPerMillion: 200_000,
@@ -120,6 +130,13 @@ export const configSchema = z.object({
     .default(126_945)
     .describe(
       'A batch is cut when its payload reaches this size, bytes; the default is what a 128 KiB EigenDA blob holds.',
+    ),
+  WEBHOOK_LOOPBACK: z
+    .enum(['true', 'false'])
+    .default('false')
+    .transform((value) => value === 'true')
+    .describe(
+      '`true` lets alert webhooks call this machine, by http too; for tests. Default false.',
     ),
   CORS_ORIGINS: z
     .string()

@@ -11,6 +11,8 @@ export type ErrorCode =
   | 'model_not_found'
   | 'not_found'
   | 'method_not_allowed'
+  | 'idempotency_conflict'
+  | 'idempotency_in_flight'
   | 'request_too_large'
   | 'unsupported_media_type'
   | 'rate_limit_exceeded'
@@ -22,7 +24,7 @@ export type ErrorCode =
   | 'deadline_exceeded'
 
 interface ErrorRow {
-  readonly status: 400 | 401 | 402 | 403 | 404 | 405 | 413 | 415 | 429 | 500 | 502 | 503 | 504
+  readonly status: 400 | 401 | 402 | 403 | 404 | 405 | 409 | 413 | 415 | 429 | 500 | 502 | 503 | 504
   /** OpenAI's `error.type`. */
   readonly type: string
   /** What the caller reads when the thrower gives no sentence of its own. */
@@ -76,6 +78,16 @@ export const ERRORS = {
     status: 405,
     type: 'invalid_request_error',
     message: 'This endpoint does not answer this method.',
+  },
+  idempotency_conflict: {
+    status: 409,
+    type: 'invalid_request_error',
+    message: 'The Idempotency-Key was used for another request.',
+  },
+  idempotency_in_flight: {
+    status: 409,
+    type: 'invalid_request_error',
+    message: 'The first request with this Idempotency-Key still runs. Try again shortly.',
   },
   request_too_large: {
     status: 413,

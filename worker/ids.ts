@@ -5,6 +5,7 @@ export const ID_PREFIXES = {
   account: 'acct',
   apiKey: 'key',
   request: 'req',
+  alert: 'alert',
 } as const
 
 const ALPHABET = '0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ'
@@ -33,6 +34,11 @@ export function createAccountId(): string {
 /** A new API key's id, `key_` and 16 characters (95 bits). It says nothing of the key. */
 export function createApiKeyId(): string {
   return `${ID_PREFIXES.apiKey}_${createRandomText(16)}`
+}
+
+/** A new alert's id, `alert_` and 24 characters. */
+export function createAlertId(): string {
+  return `${ID_PREFIXES.alert}_${createRandomText(24)}`
 }
 
 /** 32 bytes from the platform's random source. */

@@ -1,5 +1,6 @@
 import type { AccountObject } from './access/account-object.ts'
 import type { Env } from './bindings.ts'
+import { createFleet, type Fleet } from './dispatch/fleet.ts'
 import { createModelCatalogue, type ModelCatalogue } from './dispatch/model-catalogue.ts'
 import { type Config, parseConfig } from './env.ts'
 import { createLog, type Log } from './log.ts'
@@ -10,6 +11,7 @@ export interface Services {
   readonly config: Config
   readonly log: Log
   readonly catalogue: ModelCatalogue
+  readonly fleet: Fleet
   readonly database: D1Database
   /** A new stub for each call: a stub must not outlive its request. */
   readonly account: (accountId: string) => DurableObjectStub<AccountObject>
@@ -30,6 +32,7 @@ export function createServices(env: Env): Services {
     config,
     log,
     catalogue: createModelCatalogue(config.BACKENDS, log),
+    fleet: createFleet(),
     database: env.DB,
     account: (accountId) => env.ACCOUNT.getByName(accountId),
     anchor: () => env.ANCHOR.getByName(ANCHOR_NAME),

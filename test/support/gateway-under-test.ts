@@ -1,7 +1,9 @@
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import type { z } from 'zod'
 import { startGateway } from '../../scripts/gateway.ts'
+import type { backendSchema } from '../../worker/config-schema.ts'
 import { waitUntil } from './stack.ts'
 
 const ADMIN_KEY = 'tgadmin_0123456789abcdef0123456789abcdef'
@@ -38,7 +40,7 @@ export interface GatewayUnderTest {
 
 /** The built Worker on a real workerd, in front of `backends`, with a fresh account. */
 export async function startGatewayUnderTest(
-  backends: readonly { readonly id: string; readonly url: string; readonly token?: string }[],
+  backends: readonly z.input<typeof backendSchema>[],
   vars: Readonly<Record<string, string>> = {},
 ): Promise<GatewayUnderTest> {
   const logLines: string[] = []

@@ -1,7 +1,9 @@
 import type { Address, Digest } from '../../protocol/digest.ts'
 import type { Endpoint, UsageOutcome } from '../ledger/usage-record.ts'
-import type { AccountSettings } from './account-settings.ts'
+import type { AccountSettings, KeyScope } from './account-settings.ts'
 import type { Budget } from './budget.ts'
+import type { BudgetWindow, WindowSpending } from './budget-window.ts'
+import type { IdempotencyClaim, KeptAnswer, Recall } from './idempotency.ts'
 import type { Price } from './pricing.ts'
 
 /**
@@ -22,6 +24,14 @@ export interface AdmitRequest {
   readonly worstCaseTokenCount: number
   /** Where the sweep asks what became of the request if its owner vanishes. */
   readonly backendId: string
+  /** Absent: the request may be repeated as often as it is sent. */
+  readonly idempotency?: IdempotencyClaim
+}
+
+/** Another backend than the one admitted for serves a request; its worst case is reserved already. */
+export interface Reroute {
+  readonly backendId: string
+  readonly price: Price
 }
 
 /** State of the key's limits after the call, for the `x-ratelimit-*` headers. */
@@ -36,7 +46,9 @@ export interface LimitSnapshot {
 
 export type AdmitResult =
   | { readonly outcome: 'admitted'; readonly limits: LimitSnapshot }
+  | Exclude<Recall, { outcome: 'new' }>
   | { readonly outcome: 'unknown_key' }
+  | { readonly outcome: 'insufficient_scope' }
   | { readonly outcome: 'model_not_allowed' }
   | {
       readonly outcome: 'rate_limited'
@@ -48,6 +60,9 @@ export type AdmitResult =
   | {
       readonly outcome: 'over_budget'
       readonly scope: 'key' | 'account'
+      readonly window: 'total' | BudgetWindow
+      /** When it has room again, as far as that is known; null: waiting does not help. */
+      readonly resetsAtMs: number | null
       readonly limitMicroUsd: number
       readonly spentMicroUsd: number
       readonly reservedMicroUsd: number
@@ -67,6 +82,8 @@ export interface Settlement {
   readonly contributors: readonly { readonly payee: Address; readonly weightPpm: number }[]
   readonly promptHash: Digest
   readonly outputHash: Digest
+  /** The answer that goes out, for a request with an `Idempotency-Key`. */
+  readonly answer?: KeptAnswer | undefined
 }
 
 export type SettleResult =
@@ -86,6 +103,17 @@ export type CreateKeyResult =
     }
   | { readonly outcome: 'unknown_account' }
 
+export type RotateKeyResult =
+  | {
+      readonly outcome: 'rotated'
+      /** In this answer and nowhere else. */
+      readonly key: string
+      readonly start: string
+      readonly previousValidUntilMs: number
+    }
+  /** There is none of this id, or it was revoked. */
+  | { readonly outcome: 'unknown_key' }
+
 /** A key as its account sees it. */
 export interface KeySummary {
   readonly keyId: string
@@ -97,7 +125,12 @@ export interface KeySummary {
   readonly revokedAtMs: number | null
   /** Null: all. */
   readonly models: readonly string[] | null
+  /** Null: all. */
+  readonly scopes: readonly KeyScope[] | null
+  /** To the minute; null: never. */
+  readonly lastUsedAtMs: number | null
   readonly budget: Budget
+  readonly windows: readonly WindowSpending[]
 }
 
 /** What a caller may know of the key it holds; also how calls that cost nothing are authenticated. */
@@ -108,6 +141,7 @@ export type DescribeKeyResult =
       readonly key: KeySummary
       readonly limits: LimitSnapshot
       readonly accountBudget: Budget
+      readonly accountWindows: readonly WindowSpending[]
     }
   /** Unknown, revoked or expired. */
   | { readonly outcome: 'unknown_key' }
@@ -120,6 +154,7 @@ export interface AccountDescription {
   readonly salt: Digest
   readonly settings: AccountSettings
   readonly budget: Budget
+  readonly windows: readonly WindowSpending[]
   readonly openReservationCount: number
   /** Records that D1 has not confirmed yet. */
   readonly outboxCount: number

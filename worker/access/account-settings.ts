@@ -1,4 +1,6 @@
 import { z } from 'zod'
+import { alertRuleSchema } from './alert.ts'
+import { windowBudgetsSchema } from './budget-window.ts'
 import { MAX_LIMIT_PER_MINUTE } from './token-bucket.ts'
 
 const rateSchema = z.int().min(1).max(MAX_LIMIT_PER_MINUTE)
@@ -13,21 +15,36 @@ export const accountSettingsSchema = z.strictObject({
   maxConcurrentRequests: concurrencySchema.default(256),
   /** What may ever be spent. Null: no limit. Lowering it below what is spent admits nothing more. */
   budgetMicroUsd: budgetSchema.default(null),
+  /** Beside `budgetMicroUsd`; a new window begins at zero. */
+  windowBudgets: windowBudgetsSchema.default([]),
+  /** Null: nobody is told. */
+  alerts: alertRuleSchema.nullable().default(null),
 })
 
 export type AccountSettings = z.infer<typeof accountSettingsSchema>
+
+/** What the account's meter is made from. */
+export type AccountLimits = Omit<AccountSettings, 'windowBudgets' | 'alerts'>
+
+/** What a key may be used for: to have text made, to read records, to read receipts. */
+const keyScopeSchema = z.enum(['inference', 'usage:read', 'receipts:read'])
+
+export type KeyScope = z.infer<typeof keyScopeSchema>
 
 /** What holds for one key, beside the account's limits. Null: only the account's. */
 export const keySettingsSchema = z.strictObject({
   name: z.string().min(1).max(100),
   /** Null: the key does not expire. */
   expiresAtMs: z.int().min(0).nullable().default(null),
+  /** Null: all. */
+  scopes: z.array(keyScopeSchema).max(3).nullable().default(null),
   /** The models it may use, as callers name them. Null: all. */
   models: z.array(z.string().min(1).max(200)).max(1_000).nullable().default(null),
   requestsPerMinute: rateSchema.nullable().default(null),
   tokensPerMinute: rateSchema.nullable().default(null),
   maxConcurrentRequests: concurrencySchema.nullable().default(null),
   budgetMicroUsd: budgetSchema.default(null),
+  windowBudgets: windowBudgetsSchema.default([]),
 })
 
 export type KeySettings = z.infer<typeof keySettingsSchema>

@@ -1,13 +1,13 @@
 import type { Digest } from '../../protocol/digest.ts'
 import type { LedgerEntry } from '../ledger/usage-store.ts'
-import type { AccountCounter } from './account-contract.ts'
-import type { AccountSettings } from './account-settings.ts'
+import type { AccountCounter, Reroute } from './account-contract.ts'
+import type { AccountLimits } from './account-settings.ts'
 import type { Held, Meter } from './meter.ts'
 import type { Reservation } from './settlement.ts'
 
 /** The account as it is stored; one row. */
 export type AccountRow = Meter &
-  AccountSettings & {
+  AccountLimits & {
     readonly accountId: string
     /** Hides the account in public leaves; 32 random bytes. */
     readonly salt: Digest
@@ -167,6 +167,15 @@ export class AccountTables {
     this.#sql.exec('UPDATE keys SET revoked_at_ms = ? WHERE key_id = ?', revokedAtMs, keyId)
   }
 
+  replaceKeySecret(keyId: string, secret: Pick<KeyRow, 'keyHash' | 'start'>): void {
+    this.#sql.exec(
+      'UPDATE keys SET key_hash = ?, start = ? WHERE key_id = ?',
+      secret.keyHash,
+      secret.start,
+      keyId,
+    )
+  }
+
   updateKeyMeter(keyId: string, meter: Meter): void {
     this.#sql.exec(
       `UPDATE keys SET ${METER_ASSIGNMENTS} WHERE key_id = ?`,
@@ -217,6 +226,18 @@ export class AccountTables {
       'UPDATE reservations SET expires_at_ms = ?, sweep_failure_count = ? WHERE request_id = ?',
       expiresAtMs,
       sweepFailureCount,
+      requestId,
+    )
+    return cursor.rowsWritten > 0
+  }
+
+  /** False when there is no such reservation (any more). */
+  reroute(requestId: string, { backendId, price }: Reroute): boolean {
+    const cursor = this.#sql.exec(
+      `UPDATE reservations
+       SET body = json_set(body, '$.backendId', ?, '$.price', json(?)) WHERE request_id = ?`,
+      backendId,
+      JSON.stringify(price),
       requestId,
     )
     return cursor.rowsWritten > 0

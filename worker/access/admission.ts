@@ -1,6 +1,7 @@
 import { usageLeafSchema } from '../../protocol/usage-leaf.ts'
 import type { AdmitRequest, AdmitResult } from './account-contract.ts'
 import { fitsBudget } from './budget.ts'
+import type { WindowSpending } from './budget-window.ts'
 import {
   budgetOf,
   type Held,
@@ -16,6 +17,9 @@ export interface AdmissionState {
   readonly accountHeld: Held
   readonly key: Meter
   readonly keyHeld: Held
+  /** Budgets that come back; absent: none. */
+  readonly accountWindows?: readonly WindowSpending[]
+  readonly keyWindows?: readonly WindowSpending[]
   /** Null: the key may use all. */
   readonly allowedModels: readonly string[] | null
 }
@@ -42,14 +46,23 @@ export function decideAdmission(
     return { outcome: 'model_not_allowed' }
 
   const scopes = [
-    { scope: 'key', meter: state.key, held: state.keyHeld },
-    { scope: 'account', meter: state.account, held: state.accountHeld },
+    { scope: 'key', meter: state.key, held: state.keyHeld, windows: state.keyWindows ?? [] },
+    {
+      scope: 'account',
+      meter: state.account,
+      held: state.accountHeld,
+      windows: state.accountWindows ?? [],
+    },
   ] as const
-  for (const { scope, meter, held } of scopes) {
-    const { limitMicroUsd, ...used } = budgetOf(meter, held)
-    if (limitMicroUsd === null) continue
-    if (!fitsBudget({ limitMicroUsd, ...used }, request.worstCaseMicroUsd))
-      return { outcome: 'over_budget', scope, limitMicroUsd, ...used }
+  for (const { scope, meter, held, windows } of scopes) {
+    const total = { window: 'total' as const, resetsAtMs: null, ...budgetOf(meter, held) }
+    const { reservedMicroUsd } = held
+    for (const budget of [total, ...windows.map((each) => ({ ...each, reservedMicroUsd }))]) {
+      const { window, resetsAtMs, limitMicroUsd, spentMicroUsd } = budget
+      if (limitMicroUsd === null || fitsBudget(budget, request.worstCaseMicroUsd)) continue
+      const used = { limitMicroUsd, spentMicroUsd, reservedMicroUsd }
+      return { outcome: 'over_budget', scope, window, resetsAtMs, ...used }
+    }
   }
   for (const { meter, held } of scopes) {
     const limit = meter.maxConcurrentRequests

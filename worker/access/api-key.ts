@@ -1,3 +1,4 @@
+import { toHex } from '../hex.ts'
 import { createRandomText, ID_PREFIXES } from '../ids.ts'
 import { equalInConstantTime } from './constant-time.ts'
 
@@ -68,8 +69,4 @@ async function signKey(unsigned: string, checksumSecret: string): Promise<string
 
 async function hashKey(key: string): Promise<string> {
   return toHex(await crypto.subtle.digest('SHA-256', new TextEncoder().encode(key)))
-}
-
-function toHex(bytes: ArrayBuffer): string {
-  return Array.from(new Uint8Array(bytes), (byte) => byte.toString(16).padStart(2, '0')).join('')
 }

@@ -1,10 +1,13 @@
 import { z } from 'zod'
 import type { AccountDescription } from '../access/account-contract.ts'
 import { accountSettingsSchema, keySettingsSchema } from '../access/account-settings.ts'
+import { deriveAlertSecret } from '../access/alert-client.ts'
+import { explainWebhookUrl } from '../access/webhook-url.ts'
+import { ApiError } from '../errors.ts'
 import { createAccountId } from '../ids.ts'
 import { requireAccount } from './account-parameter.ts'
 import type { AppContext } from './app-context.ts'
-import { composeBudgetBody } from './budget-body.ts'
+import { composeBudgetBody, composeWindowBodies, windowBudgetsBodySchema } from './budget-body.ts'
 import { parseRequest } from './parse-request.ts'
 import { readJsonBody } from './read-json-body.ts'
 
@@ -16,6 +19,8 @@ const limitsBodySchema = z.strictObject({
   tokens_per_minute: settings.tokensPerMinute.unwrap().optional(),
   max_concurrent_requests: settings.maxConcurrentRequests.unwrap().optional(),
   budget_micro_usd: settings.budgetMicroUsd.unwrap().optional(),
+  window_budgets: windowBudgetsBodySchema.optional(),
+  alerts: settings.alerts.unwrap().optional(),
 })
 
 const accountBodySchema = limitsBodySchema.extend({
@@ -26,30 +31,66 @@ const accountBodySchema = limitsBodySchema.extend({
 /** `POST /admin/v1/accounts`: a new account and its first API key, which is shown this once. */
 export async function createAccount(c: AppContext): Promise<Response> {
   const { name, ...limits } = parseRequest(accountBodySchema, await readBody(c))
+  requireCallable(c, limits)
   const account = c.var.services.account(createAccountId())
   const description = await account.configure(accountSettingsSchema.parse(readLimits(limits)))
   const created = await account.createKey(keySettingsSchema.parse({ name }))
   if (created.outcome === 'unknown_account') throw new Error('A new account is unknown to itself.')
-  const body = { ...composeAccountBody(description), api_key: created.key, key_id: created.keyId }
+  const shown = await composeAccountBody(c, description)
+  const body = { ...shown, api_key: created.key, key_id: created.keyId }
   return c.json(body, 201)
 }
 
 /** `GET /admin/v1/accounts/{id}`. */
 export async function getAccount(c: AppContext): Promise<Response> {
-  return c.json(composeAccountBody(await requireAccount(c)))
+  return c.json(await composeAccountBody(c, await requireAccount(c)))
 }
 
 /** `PATCH /admin/v1/accounts/{id}`: changes the limits that are named, from the next request on. */
 export async function updateAccount(c: AppContext): Promise<Response> {
-  const limits = readLimits(parseRequest(limitsBodySchema, await readBody(c)))
+  const body = parseRequest(limitsBodySchema, await readBody(c))
+  requireCallable(c, body)
+  const limits = readLimits(body)
   const current = await requireAccount(c)
   const changed = accountSettingsSchema.parse({ ...current.settings, ...limits })
   const account = c.var.services.account(current.accountId)
-  return c.json(composeAccountBody(await account.configure(changed)))
+  return c.json(await composeAccountBody(c, await account.configure(changed)))
+}
+
+/** `GET /admin/v1/accounts/{id}/alerts`: the newest 100, delivered or not. */
+export async function listAlerts(c: AppContext): Promise<Response> {
+  const { accountId } = await requireAccount(c)
+  const alerts = await c.var.services.account(accountId).listAlerts()
+  return c.json({
+    object: 'list',
+    data: alerts.map((alert) => ({
+      id: alert.alertId,
+      object: 'alert',
+      created_at_ms: alert.createdAtMs,
+      scope: alert.scope,
+      key_id: alert.keyId,
+      window: alert.window,
+      percent: alert.percent,
+      limit_micro_usd: alert.limitMicroUsd,
+      spent_micro_usd: alert.spentMicroUsd,
+      attempt_count: alert.attemptCount,
+      delivered_at_ms: alert.deliveredAtMs,
+      next_attempt_at_ms: alert.dueAtMs,
+    })),
+  })
 }
 
 async function readBody(c: AppContext) {
   return (await readJsonBody(c.req.raw, c.var.services.config.MAX_BODY_BYTES)).value
+}
+
+/** Whether the gateway may call the webhook that is named, if one is. */
+function requireCallable(c: AppContext, { alerts }: z.output<typeof limitsBodySchema>): void {
+  const allowsLoopback = c.var.services.config.WEBHOOK_LOOPBACK
+  const fault = alerts ? explainWebhookUrl(alerts.url, { allowsLoopback }) : null
+  if (fault === null) return
+  const param = 'alerts.url'
+  throw new ApiError('invalid_request', { message: `${param}: ${fault}`, param })
 }
 
 function readLimits(body: z.output<typeof limitsBodySchema>) {
@@ -58,11 +99,15 @@ function readLimits(body: z.output<typeof limitsBodySchema>) {
     tokensPerMinute: body.tokens_per_minute,
     maxConcurrentRequests: body.max_concurrent_requests,
     budgetMicroUsd: body.budget_micro_usd,
+    windowBudgets: body.window_budgets,
+    alerts: body.alerts,
   }
   return Object.fromEntries(Object.entries(limits).filter(([, value]) => value !== undefined))
 }
 
-function composeAccountBody(account: AccountDescription) {
+async function composeAccountBody(c: AppContext, account: AccountDescription) {
+  const { alerts } = account.settings
+  const { KEY_CHECKSUM_SECRET } = c.var.services.config
   return {
     id: account.accountId,
     object: 'account',
@@ -71,6 +116,11 @@ function composeAccountBody(account: AccountDescription) {
     tokens_per_minute: account.settings.tokensPerMinute,
     max_concurrent_requests: account.settings.maxConcurrentRequests,
     budget: composeBudgetBody(account.budget),
+    window_budgets: composeWindowBodies(account.windows, account.budget),
+    alerts: alerts && {
+      ...alerts,
+      secret: await deriveAlertSecret(account.accountId, KEY_CHECKSUM_SECRET),
+    },
     open_reservation_count: account.openReservationCount,
     outbox_count: account.outboxCount,
     last_alarm_error: account.lastAlarmError,

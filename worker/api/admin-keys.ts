@@ -3,6 +3,7 @@ import { type KeySettings, keySettingsSchema } from '../access/account-settings.
 import { ApiError } from '../errors.ts'
 import { requireAccount } from './account-parameter.ts'
 import type { AppContext } from './app-context.ts'
+import { windowBudgetsBodySchema } from './budget-body.ts'
 import { composeKeyBody } from './key.ts'
 import { parseRequest } from './parse-request.ts'
 import { readJsonBody } from './read-json-body.ts'
@@ -15,20 +16,24 @@ const keyBodySchema = z
     name: settings.name,
     expires_at_ms: settings.expiresAtMs,
     models: settings.models,
+    scopes: settings.scopes,
     requests_per_minute: settings.requestsPerMinute,
     tokens_per_minute: settings.tokensPerMinute,
     max_concurrent_requests: settings.maxConcurrentRequests,
     budget_micro_usd: settings.budgetMicroUsd,
+    window_budgets: windowBudgetsBodySchema.default([]),
   })
   .transform(
     (body): KeySettings => ({
       name: body.name,
       expiresAtMs: body.expires_at_ms,
       models: body.models,
+      scopes: body.scopes,
       requestsPerMinute: body.requests_per_minute,
       tokensPerMinute: body.tokens_per_minute,
       maxConcurrentRequests: body.max_concurrent_requests,
       budgetMicroUsd: body.budget_micro_usd,
+      windowBudgets: body.window_budgets,
     }),
   )
 
@@ -41,6 +46,32 @@ export async function createKey(c: AppContext): Promise<Response> {
   if (created.outcome === 'unknown_account') throw new Error(`${accountId} is unknown to itself.`)
   const { keyId, key, start } = created
   return c.json({ id: keyId, object: 'api_key', account_id: accountId, start, api_key: key }, 201)
+}
+
+const MAX_GRACE_MS = 90 * 86_400_000
+
+const rotateBodySchema = z.strictObject({
+  /** How long the old secret still holds, milliseconds. */
+  grace_ms: z.int().min(0).max(MAX_GRACE_MS).default(86_400_000),
+})
+
+/** `POST /admin/v1/accounts/{id}/keys/{key id}/rotate`: a new secret for the same key, shown this once. */
+export async function rotateKey(c: AppContext): Promise<Response> {
+  const body = await readJsonBody(c.req.raw, c.var.services.config.MAX_BODY_BYTES)
+  const { grace_ms: graceMs } = parseRequest(rotateBodySchema, body.value)
+  const { accountId } = await requireAccount(c)
+  const keyId = c.req.param('keyId') ?? ''
+  const rotated = await c.var.services.account(accountId).rotateKey(keyId, graceMs)
+  if (rotated.outcome === 'unknown_key')
+    throw new ApiError('not_found', { message: 'The account has no such key in use.' })
+  return c.json({
+    id: keyId,
+    object: 'api_key',
+    account_id: accountId,
+    start: rotated.start,
+    api_key: rotated.key,
+    previous_valid_until_ms: rotated.previousValidUntilMs,
+  })
 }
 
 /** `GET /admin/v1/accounts/{id}/keys`: all keys, revoked ones too. */

@@ -9,6 +9,7 @@ const EXPOSED_HEADERS = [
   'retry-after-ms',
   'x-should-retry',
   'x-next-cursor',
+  'idempotency-replayed',
   ...['limit', 'remaining', 'reset'].flatMap((what) => [
     `x-ratelimit-${what}-requests`,
     `x-ratelimit-${what}-tokens`,

@@ -1,16 +1,26 @@
 import type { DescribeKeyResult } from '../access/account-contract.ts'
+import type { KeyScope } from '../access/account-settings.ts'
 import { ApiError } from '../errors.ts'
 import type { AppContext } from './app-context.ts'
 
 /**
  * What the account's object knows of the caller's key. Operations that cost nothing are authenticated
- * by it; throws `invalid_api_key` for a key that does not hold any more.
+ * by it; throws `invalid_api_key` for a key that does not hold any more, and `insufficient_scope`.
  */
 export async function describeCaller(
   c: AppContext,
+  neededScope?: KeyScope,
 ): Promise<Extract<DescribeKeyResult, { outcome: 'key' }>> {
   const { accountId, keyHash } = c.var.caller
   const described = await c.var.services.account(accountId).describeKey(keyHash)
   if (described.outcome === 'unknown_key') throw new ApiError('invalid_api_key')
+  const { scopes } = described.key
+  if (neededScope !== undefined && scopes !== null && !scopes.includes(neededScope))
+    throw insufficientScope(neededScope)
   return described
+}
+
+/** Says which scope the key lacks. */
+export function insufficientScope(scope: KeyScope): ApiError {
+  return new ApiError('insufficient_scope', { message: `This key lacks the scope ${scope}.` })
 }

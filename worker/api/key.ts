@@ -1,17 +1,18 @@
 import type { KeySummary } from '../access/account-contract.ts'
 import type { AppContext } from './app-context.ts'
-import { composeBudgetBody } from './budget-body.ts'
+import { composeBudgetBody, composeWindowBodies } from './budget-body.ts'
 import { describeCaller } from './describe-caller.ts'
 import { setRateHeaders } from './rate-headers.ts'
 
 /** `GET /v1/key`: the limits and budgets of the key in use, and what is left of them. */
 export async function getKey(c: AppContext): Promise<Response> {
-  const { accountId, key, limits, accountBudget } = await describeCaller(c)
+  const { accountId, key, limits, accountBudget, accountWindows } = await describeCaller(c)
   setRateHeaders(c.var.answerHeaders, limits)
   return c.json({
     ...composeKeyBody(key),
     account_id: accountId,
     account_budget: composeBudgetBody(accountBudget),
+    account_window_budgets: composeWindowBodies(accountWindows, accountBudget),
     limits: {
       requests_per_minute: limits.requestLimit,
       requests_remaining: limits.requestsRemaining,
@@ -31,7 +32,10 @@ export function composeKeyBody(key: KeySummary) {
     created_at_ms: key.createdAtMs,
     expires_at_ms: key.expiresAtMs,
     revoked_at_ms: key.revokedAtMs,
+    last_used_at_ms: key.lastUsedAtMs,
     models: key.models,
+    scopes: key.scopes,
     budget: composeBudgetBody(key.budget),
+    window_budgets: composeWindowBodies(key.windows, key.budget),
   }
 }

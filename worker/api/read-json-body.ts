@@ -1,4 +1,5 @@
 import { isJsonObject, type JsonObject } from '../dispatch/answer-parts.ts'
+import { joinBytes } from '../dispatch/join-bytes.ts'
 import { ApiError } from '../errors.ts'
 
 export interface JsonBody {
@@ -50,15 +51,7 @@ async function readBytes(request: Request, maxSizeBytes: number): Promise<Uint8A
     if (sizeBytes <= maxSizeBytes) chunks.push(chunk)
   }
   if (sizeBytes > maxSizeBytes) throw tooLarge()
-  const [only] = chunks
-  if (only !== undefined && chunks.length === 1) return only
-  const bytes = new Uint8Array(sizeBytes)
-  let offset = 0
-  for (const chunk of chunks) {
-    bytes.set(chunk, offset)
-    offset += chunk.length
-  }
-  return bytes
+  return joinBytes(chunks)
 }
 
 /** What the parsers throw is dropped: their messages quote the input, which no log may hold. */

@@ -10,7 +10,7 @@ const REQUEST_OR_ANSWER_ID = /^(?:req_|chatcmpl-|cmpl-)([0-9a-zA-Z]{1,59})$/
 
 /** `GET /v1/receipts/{id}`: the proof of one of the account's requests, as far as it is anchored. */
 export async function getReceipt(c: AppContext): Promise<Response> {
-  const { accountId } = await describeCaller(c)
+  const { accountId } = await describeCaller(c, 'receipts:read')
   const [, suffix] = REQUEST_OR_ANSWER_ID.exec(c.req.param('id') ?? '') ?? []
   const store = new BatchStore(c.var.services.database)
   const found = suffix === undefined ? null : await awaitRecord(store, `req_${suffix}`)

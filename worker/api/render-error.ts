@@ -25,7 +25,8 @@ export function renderError(c: AppContext, thrown: unknown): Response {
     headers.set('retry-after-ms', String(error.retryAfterMs))
     headers.set('retry-after', String(Math.ceil(error.retryAfterMs / 1_000)))
   }
-  // Official clients retry by status; a used-up budget is the same the next second.
-  if (error.code === 'budget_exceeded') headers.set('x-should-retry', 'false')
+  // Official clients retry by status; these are the same the next second.
+  if (error.code === 'budget_exceeded' || error.code === 'idempotency_conflict')
+    headers.set('x-should-retry', 'false')
   return c.json(composeErrorBody(error), status)
 }

@@ -1,12 +1,16 @@
 import type { AdmitResult, LimitSnapshot } from '../access/account-contract.ts'
+import type { KeptAnswer } from '../access/idempotency.ts'
 import { createAccountClient } from '../dispatch/account-client.ts'
 import { admitGeneration } from '../dispatch/admit-generation.ts'
-import { findTarget } from '../dispatch/find-target.ts'
+import { findTargets } from '../dispatch/find-targets.ts'
 import type { GenerationRequest } from '../dispatch/generation-request.ts'
 import { relayBody } from '../dispatch/relay-body.ts'
 import { relayStream } from '../dispatch/relay-stream.ts'
+import { createRoute } from '../dispatch/route.ts'
 import { ApiError } from '../errors.ts'
 import type { AppContext } from './app-context.ts'
+import { insufficientScope } from './describe-caller.ts'
+import { readIdempotencyClaim } from './idempotency-header.ts'
 import { setRateHeaders } from './rate-headers.ts'
 
 /**
@@ -23,7 +27,8 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
   const { services, caller, requestId, startedAtMs, answerHeaders } = c.var
   const { config, log } = services
   const waitUntil = (work: Promise<unknown>) => c.executionCtx.waitUntil(work)
-  const { target, backend } = await findTarget(services, request.model, waitUntil)
+  const idempotency = await readIdempotencyClaim(c, request)
+  const candidates = await findTargets(services, request.model, waitUntil)
   const account = createAccountClient({
     createStub: () => services.account(caller.accountId),
     renewEveryMs: config.RESERVATION_TTL_MS / 3,
@@ -32,10 +37,11 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
   const admission = await admitGeneration(account, {
     requestId,
     request,
-    target,
+    candidates,
     keyHash: caller.keyHash,
-    price: config.PRICE,
+    idempotency,
   })
+  if (admission.outcome === 'replay') return replay(c, admission.answer)
   setRateHeaders(answerHeaders, requireAdmitted(admission, answerHeaders))
   const admittedAtMs = Date.now()
   answerHeaders.set('server-timing', `auth;dur=${admittedAtMs - startedAtMs}`)
@@ -46,11 +52,16 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
     accountId: caller.accountId,
     startedAtMs,
     request,
-    target,
-    backend,
+    route: createRoute({
+      candidates,
+      fleet: services.fleet,
+      reroute: (to) => account.reroute(requestId, to),
+      now: Date.now,
+    }),
     account,
     maxUpstreamSilenceMs: config.UPSTREAM_SILENCE_MS,
     clientSignal: c.req.raw.signal,
+    isKept: idempotency !== null,
     waitUntil,
     log,
   })
@@ -59,12 +70,24 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
 }
 
 /** The limits after admission; throws the ApiError of a refusal. */
-function requireAdmitted(result: AdmitResult, answerHeaders: Headers): LimitSnapshot {
+function requireAdmitted(
+  result: Exclude<AdmitResult, { outcome: 'replay' }>,
+  answerHeaders: Headers,
+): LimitSnapshot {
   switch (result.outcome) {
     case 'admitted':
       return result.limits
     case 'unknown_key':
       throw new ApiError('invalid_api_key')
+    case 'in_flight':
+      throw new ApiError('idempotency_in_flight', { retryAfterMs: RUNNING_RETRY_AFTER_MS })
+    case 'idempotency_conflict':
+      throw new ApiError('idempotency_conflict', {
+        message: CONFLICTS[result.why],
+        param: 'Idempotency-Key',
+      })
+    case 'insufficient_scope':
+      throw insufficientScope('inference')
     case 'model_not_allowed':
       throw new ApiError('model_not_allowed', { param: 'model' })
     case 'rate_limited':
@@ -76,7 +99,7 @@ function requireAdmitted(result: AdmitResult, answerHeaders: Headers): LimitSnap
     case 'too_many_at_once':
       throw new ApiError('concurrency_exceeded', {
         message: `No more than ${result.limit} requests may run at the same time.`,
-        retryAfterMs: CONCURRENCY_RETRY_AFTER_MS,
+        retryAfterMs: RUNNING_RETRY_AFTER_MS,
       })
     case 'over_budget':
       throw new ApiError('budget_exceeded', { message: describeBudget(result) })
@@ -84,13 +107,42 @@ function requireAdmitted(result: AdmitResult, answerHeaders: Headers): LimitSnap
 }
 
 /** Nobody knows when a running request ends; about as long as a short answer takes. */
-const CONCURRENCY_RETRY_AFTER_MS = 1_000
+const RUNNING_RETRY_AFTER_MS = 1_000
 
-function describeBudget(result: Extract<AdmitResult, { outcome: 'over_budget' }>): string {
+const CONFLICTS = {
+  other_request: 'The Idempotency-Key was used for a request with another body.',
+  answer_not_kept:
+    'The first request with this Idempotency-Key was billed, and its answer was not whole or is ' +
+    'not kept any more. Send it under another key.',
+}
+
+/** The first answer again, byte for byte; billed before. */
+function replay(c: AppContext, { contentType, body }: KeptAnswer): Response {
+  c.var.answerHeaders.set('idempotency-replayed', 'true')
+  return c.body(body.slice().buffer, 200, { 'content-type': contentType })
+}
+
+type OverBudget = Extract<AdmitResult, { outcome: 'over_budget' }>
+
+function describeBudget(result: OverBudget): string {
   const usd = (microUsd: number) => `${(microUsd / 1_000_000).toFixed(6)} USD`
   return (
-    `The ${result.scope}'s budget of ${usd(result.limitMicroUsd)} does not cover this request: ` +
+    `The ${result.scope}'s ${WINDOW_WORDS[result.window]}budget of ${usd(result.limitMicroUsd)} does not cover this request: ` +
     `${usd(result.spentMicroUsd)} are spent and ${usd(result.reservedMicroUsd)} reserved by ` +
-    'running requests.'
+    `running requests.${describeReset(result)}`
   )
+}
+
+const WINDOW_WORDS = {
+  total: '',
+  day: 'daily ',
+  week: 'weekly ',
+  month: 'monthly ',
+  rolling: 'rolling ',
+} as const satisfies Record<OverBudget['window'], string>
+
+function describeReset({ window, resetsAtMs }: OverBudget): string {
+  if (resetsAtMs === null) return ''
+  const at = new Date(resetsAtMs).toISOString()
+  return window === 'rolling' ? ` Enough of it is free again at ${at}.` : ` It resets at ${at}.`
 }

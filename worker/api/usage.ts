@@ -21,7 +21,7 @@ const usageQuerySchema = z.object({
  * `accept: text/csv` the page as CSV, its cursor in `x-next-cursor`.
  */
 export async function getUsage(c: AppContext): Promise<Response> {
-  const { accountId } = await describeCaller(c)
+  const { accountId } = await describeCaller(c, 'usage:read')
   const query = parseRequest(usageQuerySchema, c.req.query())
   const page = await findUsage(c.var.services.database, {
     accountId,

@@ -1,6 +1,7 @@
 import type {
   AdmitRequest,
   AdmitResult,
+  Reroute,
   Settlement,
   SettleResult,
 } from '../access/account-contract.ts'
@@ -11,6 +12,7 @@ interface AccountPort {
   readonly admit: (request: AdmitRequest) => Promise<AdmitResult>
   readonly settle: (settlement: Settlement) => Promise<SettleResult>
   readonly renew: (requestId: string) => Promise<boolean>
+  readonly reroute: (requestId: string, to: Reroute) => Promise<boolean>
 }
 
 /** The account's side of one request. */
@@ -18,6 +20,8 @@ export interface AccountClient {
   /** Once admitted, the reservation is kept alive until `settle` or `abandon`. */
   readonly admit: (request: AdmitRequest) => Promise<AdmitResult>
   readonly settle: (settlement: Settlement) => Promise<SettleResult>
+  /** Says that another backend serves. Throws when there is no reservation any more. */
+  readonly reroute: (requestId: string, to: Reroute) => Promise<void>
   /** Leaves the reservation to the sweep. */
   readonly abandon: () => void
 }
@@ -77,6 +81,10 @@ export function createAccountClient(options: AccountClientOptions): AccountClien
         renewal = setInterval(() => void renew(request.requestId), options.renewEveryMs)
       }
       return result
+    },
+    reroute: async (requestId, to) => {
+      const isOpen = await callWithRetries(requestId, (stub) => stub.reroute(requestId, to))
+      if (!isOpen) throw new Error('The request was settled before it was sent on.')
     },
     settle: async (settlement) => {
       try {

@@ -1,24 +1,33 @@
 import { CURRENT_SPLIT_VERSION } from '../../protocol/fee-split.ts'
 import type { AdmitResult } from '../access/account-contract.ts'
-import { type Price, priceUsage } from '../access/pricing.ts'
+import type { IdempotencyClaim } from '../access/idempotency.ts'
+import { priceUsage } from '../access/pricing.ts'
 import type { AccountClient } from './account-client.ts'
+import type { Candidate } from './find-targets.ts'
 import { boundTokens, type GenerationRequest } from './generation-request.ts'
-import type { Target } from './pick-backend.ts'
 
 interface Admission {
   readonly requestId: string
   readonly request: GenerationRequest
-  readonly target: Target
+  /** The first is to serve; the reservation covers whichever does. */
+  readonly candidates: readonly [Candidate, ...Candidate[]]
   readonly keyHash: string
-  readonly price: Price
+  readonly idempotency: IdempotencyClaim | null
 }
 
 /** Asks the account for leave, and reserves the most that the request can use and cost. */
 export function admitGeneration(
   account: AccountClient,
-  { requestId, request, target, keyHash, price }: Admission,
+  { requestId, request, candidates, keyHash, idempotency }: Admission,
 ): Promise<AdmitResult> {
-  const { promptTokens, completionTokens } = boundTokens(request, target.model.max_model_len)
+  const [{ price, backend }] = candidates
+  const worstCases = candidates.map((candidate) => {
+    const bound = boundTokens(request, candidate.target.model.max_model_len)
+    return {
+      tokenCount: bound.promptTokens + bound.completionTokens,
+      microUsd: priceUsage(candidate.price, { ...bound, cachedTokens: 0 }),
+    }
+  })
   return account.admit({
     requestId,
     keyHash,
@@ -26,8 +35,9 @@ export function admitGeneration(
     model: request.model,
     price,
     splitVersion: CURRENT_SPLIT_VERSION,
-    worstCaseMicroUsd: priceUsage(price, { promptTokens, cachedTokens: 0, completionTokens }),
-    worstCaseTokenCount: promptTokens + completionTokens,
-    backendId: target.backendId,
+    worstCaseMicroUsd: Math.max(...worstCases.map(({ microUsd }) => microUsd)),
+    worstCaseTokenCount: Math.max(...worstCases.map(({ tokenCount }) => tokenCount)),
+    backendId: backend.id,
+    ...(idempotency && { idempotency }),
   })
 }

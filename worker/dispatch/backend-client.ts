@@ -53,7 +53,7 @@ export async function sendGeneration(
       signal: call.signal,
     })
   } catch (error) {
-    throw new ApiError('no_backend', { cause: error })
+    throw new ApiError('no_backend', { cause: error, retryAfterMs: DEFAULT_RETRY_AFTER_MS })
   }
   if (response.ok) return response
   throw await readUpstreamError(response)
@@ -104,7 +104,9 @@ async function readUpstreamError(response: Response): Promise<ApiError> {
   if (response.status === 429) {
     return new ApiError('overloaded', { cause, retryAfterMs: readRetryAfterMs(response.headers) })
   }
-  if (response.status === 503) return new ApiError('no_backend', { cause })
+  if (response.status === 503) {
+    return new ApiError('no_backend', { cause, retryAfterMs: readRetryAfterMs(response.headers) })
+  }
   return new ApiError('upstream_error', { cause })
 }
 

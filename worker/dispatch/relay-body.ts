@@ -7,6 +7,7 @@ import {
   readProvenance,
   readUsage,
 } from './answer-parts.ts'
+import { createAnswerRecorder } from './answer-recorder.ts'
 import { type Evidence, estimateTokenCount, type RelayEnding } from './meter-ending.ts'
 import { explainFailure, type RelayJob, respondToNobody, sendJob, waitAtMost } from './relay-job.ts'
 import { createRelayLine, type RelayLine } from './relay-line.ts'
@@ -32,6 +33,7 @@ export async function relayBody(job: RelayJob): Promise<Response> {
     clientSignal: job.clientSignal,
     blank: BLANK,
     maxUpstreamSilenceMs: job.maxUpstreamSilenceMs,
+    outlivesClient: job.isKept,
   })
   const work = fetchAndSettle(job, line)
   const early = await waitAtMost(work, COMMIT_AFTER_MS)
@@ -59,13 +61,18 @@ type Answer =
 async function fetchAndSettle(job: RelayJob, line: RelayLine): Promise<Answer> {
   const fetched = await fetchAnswer(job, line)
   const { ending, text, body } = fetched
-  const settled = await settleRelay(job, ending, gatherEvidence(job, fetched))
+  const published = ending.how === 'whole' ? publishBody(job, body, text) : ''
+  const settled = await settleRelay(job, ending, {
+    ...gatherEvidence(job, fetched),
+    composeAnswer: () =>
+      createAnswerRecorder(HEADERS['content-type']).compose(encoder.encode(published)),
+  })
   if (ending.how === 'client_left') return { outcome: 'client_left' }
   if (ending.how === 'failed') return { outcome: 'failed', error: ending.error }
   if (settled.outcome === 'left_to_sweep') {
     return { outcome: 'failed', error: new ApiError('internal_error') }
   }
-  return { outcome: 'answer', text: publishBody(job, body, text) }
+  return { outcome: 'answer', text: published }
 }
 
 interface FetchedAnswer {

@@ -1,11 +1,11 @@
 import { ApiError } from '../errors.ts'
 import type { Log } from '../log.ts'
 import type { AccountClient } from './account-client.ts'
-import { type BackendAddress, sendGeneration } from './backend-client.ts'
+import { sendGeneration } from './backend-client.ts'
 import { encodeUpstreamBody, type GenerationRequest } from './generation-request.ts'
 import type { RelayEnding } from './meter-ending.ts'
-import type { Target } from './pick-backend.ts'
 import type { RelayLine } from './relay-line.ts'
+import type { Route } from './route.ts'
 
 /** An admitted request on its way: whoever holds it owes the account exactly one settlement. */
 export interface RelayJob {
@@ -13,26 +13,34 @@ export interface RelayJob {
   readonly accountId: string
   readonly startedAtMs: number
   readonly request: GenerationRequest
-  readonly target: Target
-  readonly backend: BackendAddress
+  readonly route: Route
   readonly account: AccountClient
   readonly maxUpstreamSilenceMs: number
   readonly clientSignal: AbortSignal
+  /** The answer is kept, to be given again: the request runs on when its client leaves. */
+  readonly isKept: boolean
   /** Keeps the work alive when the client has gone. */
   readonly waitUntil: (work: Promise<unknown>) => void
   readonly log: Log
 }
 
-/** Sends a job to its backend, until the line stops it. Throws what `explainFailure` explains. */
+/**
+ * Sends a job to its backend, or to those that stand in for it, until the line stops it. Throws what
+ * `explainFailure` explains.
+ */
 export function sendJob(job: RelayJob, line: RelayLine): Promise<Response> {
-  const { requestId, accountId, request, target } = job
-  return sendGeneration(job.backend, {
-    requestId,
-    accountId,
-    endpoint: request.endpoint,
-    body: encodeUpstreamBody(request, target.model.max_model_len),
-    signal: line.upstreamSignal,
-  })
+  const { requestId, accountId, request } = job
+  return job.route.send(
+    ({ backend, target }) =>
+      sendGeneration(backend, {
+        requestId,
+        accountId,
+        endpoint: request.endpoint,
+        body: encodeUpstreamBody(request, target.model.max_model_len),
+        signal: line.upstreamSignal,
+      }),
+    line.stopReason,
+  )
 }
 
 /** What a relay that did not get through ended as: the line knows whether we stopped it, and why. */

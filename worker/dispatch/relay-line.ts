@@ -1,5 +1,5 @@
 /** Why a relay stopped before its upstream was through. */
-type StopReason = 'client_left' | 'upstream_silent'
+export type StopReason = 'client_left' | 'upstream_silent'
 
 /**
  * The line between one client and one upstream: whichever end fails, the other is told. While
@@ -31,6 +31,8 @@ export interface RelayLineOptions {
   readonly blank: Uint8Array
   /** How long the upstream may say nothing. */
   readonly maxUpstreamSilenceMs: number
+  /** The upstream is heard to its end though the client has left; what it says goes nowhere. */
+  readonly outlivesClient: boolean
 }
 
 /** A socket that was closed takes one more write and fails the next: two beats are what noticing takes. */
@@ -46,6 +48,7 @@ export function createRelayLine(options: RelayLineOptions): RelayLine {
   let isOpen = false
   let isWriting = false
   let hasSpokenSinceBeat = false
+  let isClientGone = false
   let clientStallMs = 0
   let upstreamSilenceMs = 0
 
@@ -53,18 +56,22 @@ export function createRelayLine(options: RelayLineOptions): RelayLine {
     reason ??= why
     controller.abort()
   }
-  const onClientGone = () => stop('client_left')
+  const onClientGone = () => {
+    isClientGone = true
+    if (!options.outlivesClient) stop('client_left')
+  }
   options.clientSignal.addEventListener('abort', onClientGone)
   if (options.clientSignal.aborted) onClientGone()
   writer.closed.catch(onClientGone)
 
   async function send(bytes: Uint8Array): Promise<void> {
+    if (isClientGone && options.outlivesClient) return
     isWriting = true
     try {
       await writer.write(bytes)
     } catch (error) {
-      stop('client_left')
-      throw error
+      onClientGone()
+      if (!options.outlivesClient) throw error
     } finally {
       isWriting = false
       hasSpokenSinceBeat = true

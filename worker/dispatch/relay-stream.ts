@@ -1,4 +1,6 @@
 import { ApiError, composeErrorBody } from '../errors.ts'
+import { createAnswerRecorder } from './answer-recorder.ts'
+import { joinBytes } from './join-bytes.ts'
 import { type Evidence, estimateTokenCount, type RelayEnding } from './meter-ending.ts'
 import { explainFailure, type RelayJob, respondToNobody, sendJob, waitAtMost } from './relay-job.ts'
 import { createRelayLine, type RelayLine } from './relay-line.ts'
@@ -15,6 +17,7 @@ const COMMIT_AFTER_MS = 500
 const encoder = new TextEncoder()
 const BLANK = encoder.encode(':\n\n')
 const DONE = 'data: [DONE]\n\n'
+const CONTENT_TYPE = 'text/event-stream; charset=utf-8'
 
 /**
  * Relays a streamed answer: bytes pass as they come, the usage chunk and `[DONE]` wait until the
@@ -26,6 +29,7 @@ export async function relayStream(job: RelayJob): Promise<Response> {
     clientSignal: job.clientSignal,
     blank: BLANK,
     maxUpstreamSilenceMs: job.maxUpstreamSilenceMs,
+    outlivesClient: job.isKept,
   })
   const meter = createStreamMeter(job.request)
   const arrival = awaitUpstream(job, line)
@@ -38,7 +42,7 @@ export async function relayStream(job: RelayJob): Promise<Response> {
   }
   job.waitUntil(runRelay(job, { line, meter, arrival }))
   return new Response(line.open(), {
-    headers: { 'content-type': 'text/event-stream; charset=utf-8', 'cache-control': 'no-cache' },
+    headers: { 'content-type': CONTENT_TYPE, 'cache-control': 'no-cache' },
   })
 }
 
@@ -65,11 +69,19 @@ interface Relay {
 
 async function runRelay(job: RelayJob, { line, meter, arrival }: Relay): Promise<void> {
   const arrived = await arrival
+  const recorder = createAnswerRecorder(CONTENT_TYPE)
+  const note = job.isKept ? recorder.note : () => {}
   const ending =
-    arrived.outcome === 'body' ? await passFrames(arrived.reader, line, meter) : arrived.ending
+    arrived.outcome === 'body'
+      ? await passFrames(arrived.reader, { line, meter, note })
+      : arrived.ending
   line.quieten()
   if (ending.how === 'client_left') await line.breakOff()
-  const settled = await settleRelay(job, ending, gatherEvidence(job, meter))
+  const settled = await settleRelay(job, ending, {
+    ...gatherEvidence(job, meter),
+    composeAnswer: (billed) =>
+      recorder.compose(encoder.encode(composeTail(meter.composeUsageChunk(billed)))),
+  })
   if (ending.how !== 'client_left') {
     const tail =
       ending.how === 'failed'
@@ -83,11 +95,17 @@ async function runRelay(job: RelayJob, { line, meter, arrival }: Relay): Promise
   if (arrived.outcome === 'body') await letGo(arrived.reader)
 }
 
+interface Passage {
+  readonly line: RelayLine
+  readonly meter: StreamMeter
+  /** Hears of everything that goes out. */
+  readonly note: (bytes: Uint8Array) => void
+}
+
 /** The relay's loop. Returns how the stream ended; never throws. */
 async function passFrames(
   reader: ReadableStreamDefaultReader<Uint8Array>,
-  line: RelayLine,
-  meter: StreamMeter,
+  { line, meter, note }: Passage,
 ): Promise<RelayEnding> {
   const scanner = createSseScanner()
   try {
@@ -97,7 +115,10 @@ async function passFrames(
       // At the end of the stream, what lacks its blank line is still a frame.
       const frames = scanner.push(done ? encoder.encode('\n\n') : value)
       const passed = readFrames(frames, meter)
-      if (passed !== null) await line.write(passed)
+      if (passed !== null) {
+        note(passed)
+        await line.write(passed)
+      }
       if (done) break
     }
   } catch (error) {
@@ -112,15 +133,7 @@ async function passFrames(
 /** The bytes to pass on of some frames; null for none. */
 function readFrames(frames: readonly SseFrame[], meter: StreamMeter): Uint8Array | null {
   const passed = frames.flatMap((frame) => meter.read(frame) ?? [])
-  const [first] = passed
-  if (first === undefined || passed.length === 1) return first ?? null
-  const joined = new Uint8Array(passed.reduce((size, bytes) => size + bytes.length, 0))
-  let offset = 0
-  for (const bytes of passed) {
-    joined.set(bytes, offset)
-    offset += bytes.length
-  }
-  return joined
+  return passed.length === 0 ? null : joinBytes(passed)
 }
 
 function describeCut(meter: StreamMeter): ApiError {

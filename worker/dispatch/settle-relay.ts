@@ -1,4 +1,5 @@
 import type { RequestReport, Usage } from '../../protocol/backend.ts'
+import type { KeptAnswer } from '../access/idempotency.ts'
 import { fetchRequestReport } from '../access/report-client.ts'
 import { describeError } from '../log.ts'
 import {
@@ -15,6 +16,11 @@ type SettledRelay =
   /** The reservation stands; the account object's sweep bills it by the backend's report. */
   | { readonly outcome: 'left_to_sweep' }
 
+interface EndedRelay extends Evidence {
+  /** What goes out, for a request whose answer is kept; only asked for when it is whole. */
+  readonly composeAnswer?: (billed: Usage) => KeptAnswer | undefined
+}
+
 /**
  * Settles a relay by the best evidence there is, and writes the request's log line. Called once a
  * request. Never throws: what cannot be settled now is the sweep's.
@@ -22,16 +28,21 @@ type SettledRelay =
 export async function settleRelay(
   job: RelayJob,
   ending: RelayEnding,
-  evidence: Evidence,
+  { composeAnswer = () => undefined, ...evidence }: EndedRelay,
 ): Promise<SettledRelay> {
+  job.route.end()
+  const { target, backend } = job.route.current()
   const found = needsReport(ending, evidence) ? await awaitReport(job, ending) : null
   if (found === 'still_running') {
     job.account.abandon()
-    job.log('left_to_sweep', { requestId: job.requestId, backendId: job.backend.id })
+    job.log('left_to_sweep', { requestId: job.requestId, backendId: backend.id })
     return { outcome: 'left_to_sweep' }
   }
   const metering = meterEnding(ending, evidence, found)
-  const settlement = composeSettlement(job.requestId, ending, { metering, target: job.target })
+  const settlement = {
+    ...composeSettlement(job.requestId, ending, { metering, target }),
+    answer: job.isKept && ending.how === 'whole' ? composeAnswer(metering.usage) : undefined,
+  }
   try {
     const result = await job.account.settle(settlement)
     if (result.outcome === 'unknown_request') {
@@ -62,10 +73,11 @@ async function awaitReport(
   job: RelayJob,
   ending: RelayEnding,
 ): Promise<RequestReport | null | 'still_running'> {
-  const isOwnBackend = job.target.model.digest !== undefined
+  const { target, backend } = job.route.current()
+  const isOwnBackend = target.model.digest !== undefined
   if (!isOwnBackend) return null
   for (let attempt = 1; attempt <= REPORT_ATTEMPT_COUNT; attempt++) {
-    const answer = await fetchRequestReport(job.backend, job.requestId)
+    const answer = await fetchRequestReport(backend, job.requestId)
     if (answer.outcome === 'unknown') return null
     if (answer.outcome === 'report' && answer.report.state !== 'running') return answer.report
     if (answer.outcome === 'unreachable' && ending.how === 'failed') return null
@@ -80,11 +92,12 @@ function logRelayed(
   ending: RelayEnding,
   billed: Parameters<RelayJob['log']>[1],
 ): void {
+  const { target, backend } = job.route.current()
   job.log('relayed', {
     requestId: job.requestId,
     accountId: job.accountId,
-    model: job.target.model.id,
-    backendId: job.backend.id,
+    model: target.model.id,
+    backendId: backend.id,
     durationMs: Date.now() - job.startedAtMs,
     ...(ending.how === 'failed' && { code: ending.error.code, ...causeOf(ending.error) }),
     ...billed,

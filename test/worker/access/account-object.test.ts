@@ -25,6 +25,8 @@ describe('admission', () => {
     expect(results.find(({ outcome }) => outcome !== 'admitted')).toEqual({
       outcome: 'over_budget',
       scope: 'account',
+      window: 'total',
+      resetsAtMs: null,
       limitMicroUsd: 1_099,
       spentMicroUsd: 0,
       reservedMicroUsd: 1_000,
@@ -152,6 +154,7 @@ describe('keys and limits', () => {
     await admitOne(account)
     expect(await account.stub().describeKey(account.key.keyHash)).toEqual({
       outcome: 'key',
+      accountWindows: [],
       accountId: account.accountId,
       key: {
         keyId: account.key.keyId,
@@ -160,6 +163,9 @@ describe('keys and limits', () => {
         createdAtMs: Date.now(),
         expiresAtMs: null,
         revokedAtMs: null,
+        windows: [],
+        scopes: null,
+        lastUsedAtMs: Date.now(),
         models: ['smol'],
         budget: { limitMicroUsd: 500, spentMicroUsd: 0, reservedMicroUsd: 100 },
       },

@@ -16,6 +16,7 @@ test('a settlement is repeated on new stubs until one takes it, and then no more
       return {
         admit: () => Promise.reject(new Error('unused')),
         renew: () => Promise.reject(new Error('unused')),
+        reroute: () => Promise.reject(new Error('unused')),
         settle: () =>
           number < 3
             ? Promise.reject(new Error('Network connection lost.'))
@@ -37,6 +38,7 @@ test('a reservation is renewed from its admission to its settlement', async () =
     createStub: () => ({
       // The client reads nothing of the limits.
       admit: () => Promise.resolve({ outcome: 'admitted', limits: {} as LimitSnapshot }),
+      reroute: () => Promise.resolve(true),
       renew: (requestId) => Promise.resolve(renewed.push(requestId) > 0),
       settle: () => Promise.resolve({ outcome: 'settled', feeMicroUsd: 1 }),
     }),

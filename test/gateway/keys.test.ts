@@ -1,0 +1,77 @@
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { type GatewayUnderTest, startGatewayUnderTest } from '../support/gateway-under-test.ts'
+import {
+  type ScriptedUpstream,
+  startScriptedUpstream,
+  usageOf,
+} from '../support/scripted-upstream.ts'
+
+let upstream: ScriptedUpstream
+let gateway: GatewayUnderTest
+let keys: string
+
+beforeAll(async () => {
+  upstream = await startScriptedUpstream({
+    m: { script: (each) => each.sendJson(200, { id: 'x', choices: [], usage: usageOf(6, 0) }) },
+  })
+  gateway = await startGatewayUnderTest([{ id: 'scripted', url: upstream.url }])
+  keys = `/accounts/${gateway.accountId}/keys`
+})
+
+afterAll(async () => {
+  await gateway.close()
+  await upstream.close()
+})
+
+const call = async (apiKey: string, path: string, json?: object) => {
+  const headers = { authorization: `Bearer ${apiKey}` }
+  return (await gateway.call(path, { headers, ...(json && { json }) })).status
+}
+const ask = (apiKey: string) => call(apiKey, '/v1/completions', { model: 'm', prompt: 'x' })
+
+test('a rotated key keeps its id and books; the old secret holds for its grace and no longer', async () => {
+  const first = await gateway.admin('POST', keys, { name: 'rotated' })
+  expect(await ask(first.api_key)).toBe(200)
+  const second = await gateway.admin('POST', `${keys}/${first.id}/rotate`, {})
+  expect(second).toMatchObject({ id: first.id, previous_valid_until_ms: expect.any(Number) })
+  expect([await ask(first.api_key), await ask(second.api_key)]).toEqual([200, 200])
+
+  const third = await gateway.admin('POST', `${keys}/${first.id}/rotate`, { grace_ms: 0 })
+  // No secret outlives one that came after it: whoever ends a leaked key now ends all before it.
+  expect([await ask(first.api_key), await ask(second.api_key)]).toEqual([401, 401])
+  expect(await ask(third.api_key)).toBe(200)
+  const { data } = await gateway.admin('GET', keys)
+  expect(data.filter((key: { name: string }) => key.name === 'rotated')).toMatchObject([
+    { id: first.id, start: third.start },
+  ])
+
+  await gateway.admin('DELETE', `${keys}/${first.id}`)
+  expect(await ask(third.api_key)).toBe(401)
+  const refused = await gateway.admin('POST', `${keys}/${first.id}/rotate`, {})
+  expect(refused.error.code).toBe('not_found')
+})
+
+test('a key does what its scopes name, and nothing else', async () => {
+  const paths = { 'usage:read': '/v1/usage', 'receipts:read': '/v1/receipts/req_none' }
+  for (const scope of ['inference', 'usage:read', 'receipts:read'] as const) {
+    const { api_key } = await gateway.admin('POST', keys, { name: scope, scopes: [scope] })
+    expect(await ask(api_key)).toBe(scope === 'inference' ? 200 : 403)
+    for (const [needed, path] of Object.entries(paths)) {
+      const allowed = needed === 'usage:read' ? 200 : 404
+      expect(await call(api_key, path)).toBe(needed === scope ? allowed : 403)
+    }
+    expect(await call(api_key, '/v1/key')).toBe(200)
+  }
+  const wrong = await gateway.admin('POST', keys, { name: 'x', scopes: ['admin'] })
+  expect(wrong.error).toMatchObject({ code: 'invalid_request', param: 'scopes.0' })
+})
+
+test('a key says when it was last used', async () => {
+  const { id, api_key } = await gateway.admin('POST', keys, { name: 'idle' })
+  const find = async () =>
+    (await gateway.admin('GET', keys)).data.find((key: { id: string }) => key.id === id)
+  expect((await find()).last_used_at_ms).toBeNull()
+  const beforeMs = Date.now()
+  await ask(api_key)
+  expect((await find()).last_used_at_ms).toBeGreaterThanOrEqual(beforeMs)
+})

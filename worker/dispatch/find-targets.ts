@@ -1,0 +1,69 @@
+import type { Price } from '../access/pricing.ts'
+import type { Config } from '../env.ts'
+import { ApiError } from '../errors.ts'
+import type { BackendAddress } from './backend-client.ts'
+import type { Fleet } from './fleet.ts'
+import type { ModelCatalogue } from './model-catalogue.ts'
+import { type Pick, pickBackend, type Target } from './pick-backend.ts'
+
+interface Dispatch {
+  readonly config: Config
+  readonly catalogue: ModelCatalogue
+  readonly fleet: Fleet
+}
+
+/** A backend that can serve a request, and what it then costs. */
+export interface Candidate {
+  readonly target: Target
+  readonly backend: BackendAddress
+  readonly price: Price
+}
+
+/** How soon a caller may try again when no backend answers. */
+const NO_BACKEND_RETRY_AFTER_MS = 1_000
+
+/**
+ * The backend that will serve a model and those that stand in for it, in order. What the catalogue
+ * does not know is asked for once more, so that an adapter can be named the moment it is loaded.
+ * Throws `model_not_found` or `no_backend`.
+ */
+export async function findTargets(
+  { config, catalogue, fleet }: Dispatch,
+  modelId: string,
+  waitUntil: (work: Promise<unknown>) => void,
+): Promise<readonly [Candidate, ...Candidate[]]> {
+  const findBackend = (backendId: string) => {
+    const backend = config.BACKENDS.find((candidate) => candidate.id === backendId)
+    if (backend === undefined) throw new Error(`No backend ${backendId} is configured.`)
+    return backend
+  }
+  const stateOf = (backendId: string) => ({
+    isDraining: findBackend(backendId).draining,
+    blockedForMs: fleet.blockedForMs(backendId, Date.now()),
+    inFlightCount: fleet.inFlightCount(backendId),
+  })
+  const compose = (target: Target): Candidate => {
+    const backend = findBackend(target.backendId)
+    return { target, backend, price: backend.price ?? config.PRICE }
+  }
+  const options = { stateOf, chance: Math.random() }
+  let pick: Pick = pickBackend(await catalogue.read(waitUntil), modelId, options)
+  if (pick.outcome === 'unknown_model' || pick.outcome === 'none_reachable') {
+    pick = pickBackend(await catalogue.refresh(), modelId, options)
+  }
+  switch (pick.outcome) {
+    case 'picked': {
+      const [first, ...standIns] = pick.targets
+      return [compose(first), ...standIns.map(compose)]
+    }
+    case 'unknown_model':
+      throw new ApiError('model_not_found', {
+        message: `The model ${JSON.stringify(modelId)} does not exist.`,
+        param: 'model',
+      })
+    case 'none_reachable':
+      throw new ApiError('no_backend', { retryAfterMs: NO_BACKEND_RETRY_AFTER_MS })
+    case 'all_blocked':
+      throw new ApiError('no_backend', { retryAfterMs: pick.retryAfterMs })
+  }
+}

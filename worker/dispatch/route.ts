@@ -1,0 +1,88 @@
+import type { Price } from '../access/pricing.ts'
+import { ApiError } from '../errors.ts'
+import type { Candidate } from './find-targets.ts'
+import type { Attempt, Fleet } from './fleet.ts'
+import type { StopReason } from './relay-line.ts'
+
+/** The way of one request to a backend, over others that failed before they answered. */
+export interface Route {
+  /** Where the request is now, and is billed for. */
+  readonly current: () => Candidate
+  /**
+   * Sends to one candidate after the other until one answers. Never again once one has: its answer
+   * may have begun. Throws the failure that says most.
+   */
+  readonly send: (
+    sendTo: (candidate: Candidate) => Promise<Response>,
+    whyStopped: () => StopReason | null,
+  ) => Promise<Response>
+  /** The request is through, however it ended. */
+  readonly end: () => void
+}
+
+export interface RouteOptions {
+  readonly candidates: readonly [Candidate, ...Candidate[]]
+  readonly fleet: Fleet
+  /** Records where the request goes next and at what price; durable before it is sent there. */
+  readonly reroute: (to: { readonly backendId: string; readonly price: Price }) => Promise<void>
+  readonly now: () => number
+}
+
+export function createRoute({ candidates, fleet, reroute, now }: RouteOptions): Route {
+  let current: Candidate = candidates[0]
+  let attempt: Attempt | null = null
+
+  async function tryOne(
+    candidate: Candidate,
+    sendTo: Parameters<Route['send']>[0],
+    whyStopped: Parameters<Route['send']>[1],
+  ): Promise<Response> {
+    attempt = fleet.begin(candidate.backend.id, now())
+    try {
+      const response = await sendTo(candidate)
+      attempt.answered()
+      return response
+    } catch (error) {
+      const why = whyStopped()
+      if (why === 'upstream_silent' || (why === null && isFailure(error))) attempt.failed(now())
+      else if (why === null) attempt.answered()
+      attempt.end(now())
+      throw error
+    }
+  }
+
+  return {
+    current: () => current,
+    end: () => attempt?.end(now()),
+    send: async (sendTo, whyStopped) => {
+      let told: unknown = null
+      for (const [index, candidate] of candidates.entries()) {
+        const isLast = index === candidates.length - 1
+        // Another request's failure may have closed the way since this one set out.
+        if (fleet.blockedForMs(candidate.backend.id, now()) > 0 && !(isLast && told === null))
+          continue
+        if (candidate !== current) {
+          await reroute({ backendId: candidate.backend.id, price: candidate.price })
+          current = candidate
+        }
+        try {
+          return await tryOne(candidate, sendTo, whyStopped)
+        } catch (error) {
+          if (whyStopped() !== null || !mayGoElsewhere(error)) throw error
+          // A backend that is busy will be free; that one is out of reach says less.
+          if (!(told instanceof ApiError && told.code === 'overloaded')) told = error
+        }
+      }
+      throw told
+    },
+  }
+}
+
+/** What speaks against the backend and not against the request. */
+function isFailure(error: unknown): boolean {
+  return !(error instanceof ApiError) || ['no_backend', 'upstream_error'].includes(error.code)
+}
+
+function mayGoElsewhere(error: unknown): boolean {
+  return isFailure(error) || (error instanceof ApiError && error.code === 'overloaded')
+}
