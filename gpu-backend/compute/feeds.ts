@@ -1,3 +1,4 @@
+import type { StepRow } from '../engine/model-runner.ts'
 import {
   ATTENTION_ROWS,
   CAUSAL_MASK,
@@ -19,7 +20,7 @@ export interface PlacedRow {
   /** Index of its first token. */
   readonly firstToken: number
   readonly tokenCount: number
-  readonly wantLogits: boolean
+  readonly wantLogits: StepRow['wantLogits']
 }
 
 export interface StepLayout {
@@ -51,7 +52,7 @@ export function planFeeds(layout: StepLayout): Record<string, Tensor> {
       attentionRows[row.firstToken + s] = chunkStart + b * chunkLength + s
     }
   })
-  const wanted = rows.filter((row) => row.wantLogits).map(lastToken)
+  const wanted = rows.flatMap(listWantedTokens)
   return {
     [POSITIONS]: int64s(positions, [1, tokenCount]),
     [ATTENTION_ROWS]: int64s(attentionRows, [tokenCount]),
@@ -62,8 +63,9 @@ export function planFeeds(layout: StepLayout): Record<string, Tensor> {
   }
 }
 
-function lastToken(row: PlacedRow): number {
-  return row.firstToken + row.tokenCount - 1
+function listWantedTokens({ firstToken, tokenCount, wantLogits }: PlacedRow): readonly number[] {
+  if (wantLogits === 'all') return Array.from({ length: tokenCount }, (_, s) => firstToken + s)
+  return wantLogits ? [firstToken + tokenCount - 1] : []
 }
 
 function planGroup(

@@ -18,8 +18,8 @@ export interface StepRow {
   readonly tokens: Int32Array
   /** The adapter's digest, loaded by `loadAdapter`; null for the base model. */
   readonly adapter: string | null
-  /** Whether the logits after the last token are wanted (not for a chunk that does not end its prompt). */
-  readonly wantLogits: boolean
+  /** Whether the logits after the last token are wanted (not for a chunk that does not end its prompt), or after each. */
+  readonly wantLogits: boolean | 'all'
 }
 
 export interface ModelRunner {
@@ -32,7 +32,8 @@ export interface ModelRunner {
   readonly freeKvRow: (row: KvRow) => void
   /**
    * Runs one step over the rows, in one session run, and appends their keys and values. Returns
-   * for each row its logits [V] float32 (valid until the next run), or null where not wanted.
+   * for each row its logits float32 (valid until the next run): [V] of the last token, [T, V] of
+   * all, or null where not wanted.
    * A row's result does not depend on the other rows.
    */
   readonly run: (rows: readonly StepRow[]) => Promise<readonly (Float32Array | null)[]>
