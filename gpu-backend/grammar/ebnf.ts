@@ -9,10 +9,7 @@ export function literal(text: string): string {
   return `"${escaped.join('')}"`
 }
 
-/**
- * `least` to `most` (null: any number) of an item that is one symbol or in brackets. Never `{1}` or
- * `{1,1}`: XGrammar (0.1.27) takes them for any number where other digits follow.
- */
+/** `least` to `most` (null: any number) of an item that is one symbol or in brackets. */
 export function repeat(item: string, least: number, most: number | null): string {
   if (most === 0) return '""'
   if (least === 1 && most === 1) return item

@@ -10,16 +10,15 @@ export interface NumberRange {
 const LARGEST = 10n ** 15n - 1n
 
 /** EBNF of the whole numbers of the range; null when there are none. */
-export function integerRange({ minimum, maximum }: NumberRange): string | null {
-  return signedRange({ minimum, maximum }, 1n, wholeNumbers)
+export function integerRange(range: NumberRange): string | null {
+  return signedRange(range, 1n, (low, high) => digits({ low, high, tail: '""', lastTail: '""' }))
 }
 
 /** EBNF of the decimal numbers of the range, with up to 15 places; null when there are none. */
-export function decimalRange({ minimum, maximum }: NumberRange): string | null {
-  return signedRange({ minimum, maximum }, 0n, (low, high) =>
-    low === high
-      ? `(${wholeNumbers(low, high)})`
-      : `(${wholeNumbers(low, high - 1n)}) fraction? | ${wholeNumbers(high, high)} ("." "0"{1,15})?`,
+export function decimalRange(range: NumberRange): string | null {
+  const tail = 'fraction?'
+  return signedRange(range, 0n, (low, high) =>
+    digits({ low, high, tail, lastTail: '("." "0"{1,15})?' }),
   )
 }
 
@@ -41,40 +40,62 @@ function signedRange(
   return parts.map((part) => `(${part})`).join(' | ')
 }
 
-/** Numbers of the same length at a time. */
-function wholeNumbers(low: bigint, high: bigint): string {
-  const parts: string[] = []
-  for (let start = low; start <= high; ) {
-    const lengthEnd = 10n ** BigInt(start.toString().length) - 1n
-    const end = lengthEnd < high ? lengthEnd : high
-    parts.push(sameLength(start.toString(), end.toString()))
-    start = end + 1n
+interface DigitRange {
+  readonly low: bigint
+  readonly high: bigint
+  /** What follows the digits of a number below `high`, and those of `high` itself. */
+  readonly tail: string
+  readonly lastTail: string
+}
+
+/**
+ * The numbers as a tree of their digits, in which no two branches begin alike: XGrammar (0.1.27)
+ * lets too much through where alternatives of digits overlap.
+ */
+function digits(range: DigitRange): string {
+  const branches = branch(0n, 1, range)
+  if (range.low === 0n) branches.unshift(`"0" ${tailOf(0n, range)}`)
+  return branches.join(' | ')
+}
+
+/** What may follow the digits `prefix`, the end among it; null: nothing can. */
+function follow(prefix: bigint, range: DigitRange): string | null {
+  const free = findFreeCounts(prefix, range)
+  if (free === 'none') return null
+  if (free !== 'mixed') return `${repeat('[0-9]', free.least, free.most)} ${range.tail}`
+  const branches = branch(prefix, 0, range)
+  const isNumber = prefix >= range.low && prefix <= range.high
+  const options = isNumber ? [...branches, tailOf(prefix, range)] : branches
+  return options.length === 0 ? null : `(${options.join(' | ')})`
+}
+
+/** One option for each stretch of next digits that are followed by the same. */
+function branch(prefix: bigint, firstDigit: number, range: DigitRange): string[] {
+  const stretches: { from: number; to: number; rest: string }[] = []
+  for (let digit = firstDigit; digit <= 9; digit++) {
+    const rest = follow(prefix * 10n + BigInt(digit), range)
+    const last = stretches.at(-1)
+    if (rest === null) continue
+    if (last?.rest === rest && last.to === digit - 1) last.to = digit
+    else stretches.push({ from: digit, to: digit, rest })
   }
-  return parts.join(' | ')
+  return stretches.map(({ from, to, rest }) => `[${from}-${to}] ${rest}`)
 }
 
-/** Digits from `low` to `high`, which are as many. */
-function sameLength(low: string, high: string): string {
-  const [first = '', last = ''] = [low.charAt(0), high.charAt(0)]
-  const [lowRest, highRest] = [low.slice(1), high.slice(1)]
-  if (low === '') return '""'
-  if (isAll(lowRest, '0') && isAll(highRest, '9')) return `${digit(first, last)} ${any(lowRest)}`
-  if (first === last) return `"${first}" (${sameLength(lowRest, highRest)})`
-  const parts = [`"${first}" (${sameLength(lowRest, '9'.repeat(lowRest.length))})`]
-  const [from, to] = [Number(first) + 1, Number(last) - 1]
-  if (from <= to) parts.push(`${digit(String(from), String(to))} ${any(lowRest)}`)
-  parts.push(`"${last}" (${sameLength('0'.repeat(highRest.length), highRest)})`)
-  return parts.join(' | ')
+/** How many more digits may follow, if they may be any: then all numbers with so many are in the range. */
+function findFreeCounts(prefix: bigint, { low, high, tail, lastTail }: DigitRange) {
+  const bodyHigh = tail === lastTail ? high : high - 1n
+  let free: { least: number; most: number } | 'none' = 'none'
+  for (let count = 0; prefix * 10n ** BigInt(count) <= high; count++) {
+    const first = prefix * 10n ** BigInt(count)
+    const last = (prefix + 1n) * 10n ** BigInt(count) - 1n
+    if (last < low) continue
+    if (first < low || last > bodyHigh) return 'mixed'
+    free = { least: free === 'none' ? count : free.least, most: count }
+  }
+  return free
 }
 
-function isAll(digits: string, digit: string): boolean {
-  return digits === digit.repeat(digits.length)
-}
-
-function digit(from: string, to: string): string {
-  return `[${from}-${to}]`
-}
-
-function any(rest: string): string {
-  return repeat('[0-9]', rest.length, rest.length)
+function tailOf(number: bigint, { high, tail, lastTail }: DigitRange): string {
+  return number === high ? lastTail : tail
 }

@@ -1,3 +1,5 @@
+import { integerRange } from './number-range.ts'
+
 const YEAR = '[0-9]{4}'
 const LONG_MONTH = '("01" | "03" | "05" | "07" | "08" | "10" | "12")'
 const SHORT_MONTH = '("04" | "06" | "09" | "11")'
@@ -7,7 +9,7 @@ const DATE = `${YEAR} "-" (${LONG_MONTH} "-" (${DAY_TO_28} | "29" | "30" | "31")
 const HOUR = '([01] [0-9] | "2" [0-3])'
 const SIXTIETH = '[0-5] [0-9]'
 const TIME = `${HOUR} ":" ${SIXTIETH} ":" ${SIXTIETH} ("." [0-9]{1,9})? "Z"`
-const OCTET = '([0-9] | [1-9] [0-9] | "1" [0-9] [0-9] | "2" [0-4] [0-9] | "25" [0-5])'
+const OCTET = `(${integerRange({ minimum: 0n, maximum: 255n })})`
 const LABEL = '[a-z0-9] ([a-z0-9-]{0,20} [a-z0-9])?'
 
 /** JSON Schema's `format`: EBNF of what stands between the quotes; each a part of what the format allows. */

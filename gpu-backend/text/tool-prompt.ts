@@ -10,7 +10,7 @@ export function writesTools(chatTemplate: string): boolean {
 }
 
 /**
- * The conversation for a template that knows no tools (docs/tools.md): they are described at the end
+ * The conversation for a template that knows no tools (docs/output.md): they are described at the end
  * of the system prompt, calls stand in the assistant's text, and results in what the user says.
  */
 export function describeTools(

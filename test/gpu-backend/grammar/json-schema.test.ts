@@ -70,9 +70,9 @@ test('whatever a grammar lets through parses and is valid by its schema', async 
       endedCount++
       expect(isValid(schema, JSON.parse(text)), `${JSON.stringify(schema)}: ${text}`).toBe(true)
     }),
-    { numRuns: 600, seed: 4 },
+    { numRuns: 200, seed: 4 },
   )
-  expect(endedCount).toBeGreaterThan(500)
+  expect(endedCount).toBeGreaterThan(150)
 })
 
 test.each<[object, string, string]>([
