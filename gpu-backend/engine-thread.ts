@@ -4,6 +4,7 @@ import { createModelRunner } from './compute/model-runner.ts'
 import { findMaxSequenceTokens } from './engine/refusal.ts'
 import { assertLimits } from './engine/scheduler.ts'
 import type { EngineThreadOptions, StartReport } from './engine-messages.ts'
+import { createXgrammar } from './grammar/xgrammar.ts'
 import { openModel } from './model/open-model.ts'
 import { serveEngine } from './serve-engine.ts'
 import { listTokenBytes } from './text/token-bytes.ts'
@@ -33,6 +34,11 @@ async function open(port: MessagePort, options: EngineThreadOptions) {
       tokenBytes: (tokenId: number) => bytes[tokenId] ?? noBytes,
       limits: options.limits,
       nowMs: () => performance.now(),
+      openGrammar: await createXgrammar({
+        tokenBytes: bytes,
+        vocabSize: config.vocabSize,
+        stopTokenIds: tokenizer.eosTokenIds,
+      }),
     }
     report({ kind: 'ready', model: { name, digest, config, tokenizer, maxSequenceTokens } })
     return { served: { parts, slots: runner }, close: () => runner.close() }

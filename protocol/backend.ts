@@ -47,7 +47,7 @@ export const provenanceSchema = z.object({
   spans: z.array(matchedSpanSchema).max(256),
   /** keccak256 of the UTF-8 prompt, as the model saw it (chat template applied). */
   prompt_hash: digestSchema,
-  /** keccak256 of the UTF-8 answer; several choices are joined with U+0000. */
+  /** keccak256 of the UTF-8 answer as the model wrote it, the markup of tool calls included; several choices are joined with U+0000. */
   output_hash: digestSchema,
 })
 

@@ -1,5 +1,4 @@
 import type { Provenance, Usage } from '../../protocol/backend.ts'
-import type { FinishReason } from '../engine/engine-port.ts'
 import { BackendError } from '../errors.ts'
 import { formatError, toBackendError } from './error-response.ts'
 import {
@@ -11,23 +10,23 @@ import {
 import type { BackendContext, Services } from './services.ts'
 import { createEventStream } from './sse.ts'
 
-interface PiecePlace {
-  readonly isFirst: boolean
-  readonly isLast: boolean
-}
-
 /** How an operation words its answers; everything else about answering is the same. */
 export interface AnswerWording {
   /** A response id is this, `-`, and what follows `req_` in the request id. */
   readonly idPrefix: string
   readonly object: string
   readonly chunkObject: string
-  /** What opens each choice of a stream, before the frames of its tokens; null: nothing does. */
-  readonly opening: (index: number) => object | null
-  /** The part of a choice in a stream that carries text. */
-  readonly piece: (index: number, text: string, place: PiecePlace) => object
-  /** The part of a choice in a whole answer that carries text. */
-  readonly whole: (index: number, text: string) => object
+  readonly createChoice: (index: number) => ChoiceWording
+}
+
+/** Words one choice, event by event; `index` is not its affair. */
+export interface ChoiceWording {
+  /** What opens the choice in a stream, before the frames of its tokens; null: nothing does. */
+  readonly opening: object | null
+  /** What a frame of a stream tells of the event. */
+  readonly piece: (event: ChoiceEvent) => object
+  /** What a whole answer tells, when `piece` has seen every event. */
+  readonly whole: () => object
 }
 
 interface AnswerOptions {
@@ -70,24 +69,23 @@ async function answerWhole(
   services: Services,
   { job, wording, head }: Answering,
 ): Promise<Response> {
-  const texts: string[] = []
-  const choices: object[] = []
+  const choices = createChoices(job, wording)
   const outcome = await runGeneration(services, job, {
     signal: c.req.raw.signal,
-    onEvent: (event) => {
-      const text = (texts[event.index] ?? '') + event.text
-      texts[event.index] = text
-      if (event.kind === 'token') return
-      choices[event.index] = {
-        index: event.index,
-        ...wording.whole(event.index, text),
-        logprobs: null,
-        finish_reason: event.reason,
-      }
-    },
+    onEvent: (event) => void choices[event.index]?.piece(event),
   })
   const { usage, provenance } = requireCompleted(outcome)
-  return c.json({ ...head, choices, usage, tallygate: provenance })
+  return c.json({
+    ...head,
+    choices: choices.map((choice, index) => ({ index, ...choice.whole() })),
+    usage,
+    tallygate: provenance,
+  })
+}
+
+function createChoices(job: GenerationJob, wording: AnswerWording): readonly ChoiceWording[] {
+  const choiceCount = job.prompts.length * job.choiceCount
+  return Array.from({ length: choiceCount }, (_, index) => wording.createChoice(index))
 }
 
 /**
@@ -101,22 +99,18 @@ async function answerStream(
 ): Promise<Response> {
   const stream = createEventStream()
   const usageField = includeUsage ? { usage: null } : {}
+  const choices = createChoices(job, wording)
   const begun = new Set<number>()
-  const sendChoice = (index: number, part: object, reason: FinishReason | null) =>
-    stream.send({
-      ...head,
-      choices: [{ index, ...part, logprobs: null, finish_reason: reason }],
-      ...usageField,
-    })
+  const sendChoice = (index: number, choice: object) =>
+    stream.send({ ...head, choices: [{ index, ...choice }], ...usageField })
   const { promise: firstEvent, resolve: onFirstEvent } = Promise.withResolvers<void>()
   const onEvent = (event: ChoiceEvent) => {
-    const { index, text } = event
-    const isFirst = !begun.has(index)
-    const opening = isFirst ? wording.opening(index) : null
+    const { index } = event
+    const choice = choices[index]
+    if (!choice) throw new Error('an event of no choice')
+    if (!begun.has(index) && choice.opening) sendChoice(index, choice.opening)
     begun.add(index)
-    if (opening) sendChoice(index, opening, null)
-    const reason = event.kind === 'finish' ? event.reason : null
-    sendChoice(index, wording.piece(index, text, { isFirst, isLast: reason !== null }), reason)
+    sendChoice(index, choice.piece(event))
     onFirstEvent()
   }
   const run = async () => {

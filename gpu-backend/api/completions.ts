@@ -2,7 +2,8 @@ import { setImmediate } from 'node:timers/promises'
 import { z } from 'zod'
 import { BackendError } from '../errors.ts'
 import type { ChatPrompt } from '../text/chat-template.ts'
-import { type AnswerWording, answerJob } from './answer.ts'
+import { answerJob } from './answer.ts'
+import { createCompletionWording } from './completion-wording.ts'
 import { readJsonBody } from './json-body.ts'
 import { refuseFarTooLong } from './prompt-limit.ts'
 import {
@@ -20,6 +21,8 @@ import type { BackendContext, Services } from './services.ts'
 const DEFAULT_MAX_TOKENS = 16
 
 const MAX_PROMPT_COUNT = 64
+
+const MAX_LOGPROB_COUNT = 5
 
 const tokensSchema = z.array(z.int().min(0)).min(1)
 
@@ -40,7 +43,8 @@ const completionSchema = z.object({
   echo: z.boolean().nullish(),
   best_of: unsupportedUnless([1], 'only 1 is supported'),
   suffix: unsupportedUnless([], 'the model cannot fill in text'),
-  logprobs: unsupportedUnless([], 'log probabilities are not supported'),
+  max_tokens: z.int().min(0).nullish(),
+  logprobs: z.int().min(0).max(MAX_LOGPROB_COUNT).nullish(),
 })
 
 /** Continues one or several texts. */
@@ -60,8 +64,8 @@ export async function answerCompletion(c: BackendContext, services: Services): P
       maxTokensParam: 'max_tokens',
     })
   const choiceCount = fields.n ?? 1
-  const echoOf = (index: number) =>
-    fields.echo ? (prompts[Math.floor(index / choiceCount)]?.text ?? '') : ''
+  const isEchoed = fields.echo ?? false
+  const topLogprobCount = fields.logprobs ?? null
   return answerJob(c, services, {
     job: {
       requestId: c.var.requestId,
@@ -72,8 +76,16 @@ export async function answerCompletion(c: BackendContext, services: Services): P
       sampling,
       seed: fields.seed == null ? services.createSeed() : BigInt(fields.seed),
       stop: fields.stop ?? [],
+      grammar: null,
+      topLogprobCount,
+      wantsPromptLogprobs: isEchoed && topLogprobCount !== null,
     },
-    wording: createWording(echoOf),
+    wording: createCompletionWording({
+      model,
+      promptOf: (index) => prompts[Math.floor(index / choiceCount)],
+      isEchoed,
+      wantsLogprobs: topLogprobCount !== null,
+    }),
     isStream: fields.stream ?? false,
     includeUsage: fields.stream_options?.include_usage ?? false,
   })
@@ -110,16 +122,4 @@ function encodePrompt(prompt: string | readonly number[], model: ServedModel): C
   const tokens = model.encodeText(prompt)
   if (tokens.length > 0) return { text: prompt, tokens }
   throw new BackendError('invalid_request', "'prompt': has no tokens", { param: 'prompt' })
-}
-
-/** With `echo`, the prompt goes out before the first text of each choice, in the same frame. */
-function createWording(echoOf: (index: number) => string): AnswerWording {
-  return {
-    idPrefix: 'cmpl',
-    object: 'text_completion',
-    chunkObject: 'text_completion',
-    opening: () => null,
-    piece: (index, text, { isFirst }) => ({ text: isFirst ? echoOf(index) + text : text }),
-    whole: (index, text) => ({ text: echoOf(index) + text }),
-  }
 }

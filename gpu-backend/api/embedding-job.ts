@@ -34,7 +34,7 @@ export async function embedInputs(
   callerSignal: AbortSignal,
 ): Promise<Embedded> {
   const startedAtMs = services.now()
-  const target = await leaseModel(job.model, services)
+  const target = await leaseModel(job.model, services, callerSignal)
   try {
     const tokenCount = job.inputs.reduce((sum, { tokens }) => sum + tokens.length, 0)
     const report = services.reports.start(job.requestId, tokenCount)
@@ -126,6 +126,9 @@ function planRequest(job: EmbeddingJob, target: ModelTarget, index: number): Eng
     sampling: NOTHING_SAMPLED,
     stop: [],
     stopTokenIds: [],
+    grammar: null,
+    topLogprobCount: null,
+    wantsPromptLogprobs: false,
     embed: true,
   }
 }

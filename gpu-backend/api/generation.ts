@@ -2,9 +2,11 @@ import { setMaxListeners } from 'node:events'
 import type { Provenance, Usage } from '../../protocol/backend.ts'
 import type {
   EngineEvent,
+  EngineRequest,
   EngineUsage,
   FinishReason,
   SamplingParams,
+  TokenLogprob,
 } from '../engine/engine-port.ts'
 import { BackendError } from '../errors.ts'
 import { describeThrown } from '../log.ts'
@@ -16,7 +18,8 @@ import type { RunningReport } from './report-store.ts'
 import type { Services } from './services.ts'
 
 /** One HTTP request's work: `choiceCount` answers to each prompt. */
-export interface GenerationJob {
+export interface GenerationJob
+  extends Pick<EngineRequest, 'grammar' | 'topLogprobCount' | 'wantsPromptLogprobs'> {
   readonly requestId: string
   readonly tenant: string
   /** As the caller named it. */
@@ -31,11 +34,18 @@ export interface GenerationJob {
 
 /** Something for the caller; `index` numbers the choices, prompt by prompt. */
 export type ChoiceEvent =
-  | { readonly kind: 'token'; readonly index: number; readonly text: string }
+  | {
+      readonly kind: 'token'
+      readonly index: number
+      readonly text: string
+      readonly logprobs: readonly TokenLogprob[]
+      readonly reason: null
+    }
   | {
       readonly kind: 'finish'
       readonly index: number
       readonly text: string
+      readonly logprobs: readonly TokenLogprob[]
       readonly reason: FinishReason
     }
 
@@ -138,10 +148,12 @@ async function runChoices(services: Services, running: RunningJob): Promise<Back
       if (event.kind === 'error') throw toEngineError(event)
       if (event.kind === 'token') {
         running.report.countToken()
-        running.onEvent({ kind: 'token', index, text: event.text })
+        const { text, logprobs } = event
+        running.onEvent({ kind: 'token', index, text, logprobs, reason: null })
       }
       if (event.kind === 'finish') {
-        running.onEvent({ kind: 'finish', index, text: event.text, reason: event.reason })
+        const { text, logprobs, reason } = event
+        running.onEvent({ kind: 'finish', index, text, logprobs, reason })
       }
     }
     if (choice.end === null) throw new Error('the engine ended a request without saying how')
@@ -177,6 +189,9 @@ function planRequest(services: Services, { job, target, choices }: RunningJob, i
     sampling: { ...job.sampling, seed: seedWords },
     stop: job.stop,
     stopTokenIds: services.model.stopTokenIds,
+    grammar: job.grammar,
+    topLogprobCount: job.topLogprobCount,
+    wantsPromptLogprobs: job.wantsPromptLogprobs,
   }
 }
 

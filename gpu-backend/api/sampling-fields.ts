@@ -31,7 +31,6 @@ const penalty = z.number().min(-2).max(2).nullish()
 /** The fields that chat completions and completions share. Null means the default, as at OpenAI. */
 export const samplingFields = {
   model: z.string().min(1),
-  max_tokens: z.int().min(1).nullish(),
   temperature: z.number().min(0).max(2).nullish(),
   top_p: z.number().min(0).max(1).nullish(),
   top_k: z.int().min(-1).nullish(),
@@ -118,7 +117,7 @@ interface LengthLimits {
 export function planMaxTokens(limits: LengthLimits): number {
   const { promptTokenCount, maxTokens, contextTokens } = limits
   const roomTokenCount = contextTokens - promptTokenCount
-  if (roomTokenCount < 1) {
+  if (roomTokenCount < Math.min(1, maxTokens ?? 1)) {
     throw new BackendError(
       'context_length_exceeded',
       `The model's context is ${contextTokens} tokens, and the prompt has ${promptTokenCount} of them, which leaves none for an answer.`,

@@ -1,6 +1,6 @@
 import type { Digest } from '../../protocol/digest.ts'
 import type { ModelConfig, TokenizerSource } from '../model/model-source.ts'
-import { type ChatMessage, type ChatPrompt, createChatRenderer } from '../text/chat-template.ts'
+import { type ChatRenderer, createChatRenderer } from '../text/chat-template.ts'
 import { createTokenizer } from '../text/tokenizer.ts'
 
 /** The base model as the API presents it. */
@@ -18,10 +18,12 @@ export interface ServedModel {
   readonly maxBatchSize: number
   /** A plain prompt, begun as the model wants it. A control token's spelling stays text. */
   readonly encodeText: (text: string) => readonly number[]
+  /** The bytes of a token, a control token's spelling. */
+  readonly tokenBytes: (token: number) => Uint8Array
   /** The text of tokens, control tokens spelled out. */
   readonly decode: (tokens: readonly number[]) => string
   /** A conversation up to where the assistant speaks. Throws BackendError where the template refuses it. */
-  readonly encodeChat: (messages: readonly ChatMessage[]) => ChatPrompt
+  readonly encodeChat: ChatRenderer
 }
 
 interface OpenedModel {
@@ -45,6 +47,7 @@ export function createServedModel(
       Buffer.from(special),
     ]),
   )
+  const tokenBytes = (token: number) => spellings.get(token) ?? tokenizer.tokenBytes(token)
   return {
     id: name,
     digest,
@@ -57,8 +60,8 @@ export function createServedModel(
       const tokens = tokenizer.encode(text, { specials: false })
       return bosTokenId === null ? tokens : [bosTokenId, ...tokens]
     },
-    decode: (tokens) =>
-      Buffer.concat(tokens.map((id) => spellings.get(id) ?? tokenizer.tokenBytes(id))).toString(),
+    tokenBytes,
+    decode: (tokens) => Buffer.concat(tokens.map(tokenBytes)).toString(),
     encodeChat: createChatRenderer(source, tokenizer),
   }
 }

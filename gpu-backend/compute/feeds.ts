@@ -1,3 +1,4 @@
+import type { StepRow } from '../engine/model-runner.ts'
 import {
   ATTENTION_ROWS,
   CAUSAL_MASK,
@@ -20,7 +21,7 @@ export interface PlacedRow {
   /** Index of its first token. */
   readonly firstToken: number
   readonly tokenCount: number
-  readonly wantLogits: boolean
+  readonly wantLogits: StepRow['wantLogits']
   readonly wantStates: boolean
 }
 
@@ -53,7 +54,7 @@ export function planFeeds(layout: StepLayout): Record<string, Tensor> {
       attentionRows[row.firstToken + s] = chunkStart + b * chunkLength + s
     }
   })
-  const wanted = rows.filter((row) => row.wantLogits).map(lastToken)
+  const wanted = rows.flatMap(listWantedTokens)
   const stated = rows.filter((row) => row.wantStates).flatMap(listTokens)
   return {
     [POSITIONS]: int64s(positions, [1, tokenCount]),
@@ -66,8 +67,9 @@ export function planFeeds(layout: StepLayout): Record<string, Tensor> {
   }
 }
 
-function lastToken(row: PlacedRow): number {
-  return row.firstToken + row.tokenCount - 1
+function listWantedTokens({ firstToken, tokenCount, wantLogits }: PlacedRow): readonly number[] {
+  if (wantLogits === 'all') return Array.from({ length: tokenCount }, (_, s) => firstToken + s)
+  return wantLogits ? [firstToken + tokenCount - 1] : []
 }
 
 function listTokens({ firstToken, tokenCount }: PlacedRow): number[] {

@@ -148,10 +148,12 @@ class LlamaRunner implements LoraModelRunner {
   ): (Float32Array | null)[] {
     const { vocabSize } = this.#config
     const byRow = new Map<StepRow, Float32Array>()
+    let start = 0
     for (const row of order) {
       if (!row.wantLogits || row.wantStates) continue
-      const start = byRow.size * vocabSize
-      byRow.set(row, logits.subarray(start, start + vocabSize))
+      const end = start + vocabSize * (row.wantLogits === 'all' ? row.tokens.length : 1)
+      byRow.set(row, logits.subarray(start, end))
+      start = end
     }
     return rows.map((row) => byRow.get(row) ?? null)
   }

@@ -29,10 +29,15 @@ export function createSampleHistory(
 export interface Sampler {
   /**
    * Chooses the next token from `logits` ([V] float32, left as they are) and notes it in `history`.
-   * The order is vLLM's: bias, penalties, temperature, min-p, top-k, top-p. Equal logits and an
-   * equal history give the same token. Throws when the logits hold NaN or no finite maximum.
+   * The order is vLLM's: bias, penalties, mask, temperature, min-p, top-k, top-p. Equal logits and an
+   * equal history give the same token. Of a `mask` ([⌈V/32⌉], null: none) only the tokens whose bits
+   * are set can be chosen. Throws when the logits hold NaN or no finite maximum.
    */
-  readonly sample: (logits: Float32Array, history: SampleHistory) => number
+  readonly sample: (
+    logits: Float32Array,
+    history: SampleHistory,
+    mask?: Int32Array | null,
+  ) => number
 }
 
 /** Holds scratch memory for one vocabulary; one sampler serves all sequences of a thread. */
@@ -43,13 +48,18 @@ export function createSampler(vocabSize: number): Sampler {
     weights: new Float64Array(vocabSize),
   }
 
-  function sample(logits: Float32Array, history: SampleHistory): number {
+  function sample(
+    logits: Float32Array,
+    history: SampleHistory,
+    mask: Int32Array | null = null,
+  ): number {
     assert(logits.length === vocabSize, `a row of logits has ${logits.length} values`)
     const { params } = history
-    const scores = needsAdjusting(history) ? adjusted : logits
+    const scores = mask !== null || needsAdjusting(history) ? adjusted : logits
     if (scores === adjusted) {
       adjusted.set(logits)
       adjustScores(adjusted, history)
+      if (mask !== null) applyMask(adjusted, mask)
     }
     const best = findBest(scores)
     const token = params.temperature === 0 ? best : drawToken(scores, best, history, candidates)
@@ -80,6 +90,13 @@ function adjustScores(scores: Float32Array, history: SampleHistory): void {
   }
   for (const [id, count] of history.answerCounts) {
     scores[id] = (scores[id] ?? 0) - presencePenalty - frequencyPenalty * count
+  }
+}
+
+function applyMask(scores: Float32Array, mask: Int32Array): void {
+  for (let id = 0; id < scores.length; id++) {
+    const isAllowed = (((mask[id >>> 5] ?? 0) >>> (id & 31)) & 1) === 1
+    if (!isAllowed) scores[id] = Number.NEGATIVE_INFINITY
   }
 }
 

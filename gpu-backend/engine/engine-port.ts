@@ -24,16 +24,36 @@ export interface EngineRequest {
   readonly promptTokens: readonly number[]
   /** Digest of a loaded adapter; null for the base model. */
   readonly adapter: string | null
-  /** With `embed`: 0. */
+  /** 0: nothing is sampled; the request is for its prompt's log probabilities or, with `embed`, its embedding. */
   readonly maxTokens: number
   readonly sampling: SamplingParams
   /** Up to 4; cut from the output. */
   readonly stop: readonly string[]
   /** Tokens that end the answer, never in its text. */
   readonly stopTokenIds: readonly number[]
+  /** EBNF with a rule `root` that the answer must match, if it is not cut; null: it is free. */
+  readonly grammar: string | null
+  /** How many of the likeliest tokens are told beside each token of the answer; null: no log probabilities. */
+  readonly topLogprobCount: number | null
+  /** Whether the prompt's tokens have theirs told too, before the answer's first token. */
+  readonly wantsPromptLogprobs: boolean
   /** Nothing is sampled: the request finishes with its prompt's embedding. */
   readonly embed?: boolean
 }
+
+/** Log probabilities by the model's own distribution: before temperature, penalties, bias and grammar. */
+export interface TokenLogprob {
+  readonly tokenId: number
+  readonly logprob: number
+  /** The likeliest tokens, likeliest first. */
+  readonly top: readonly (readonly [tokenId: number, logprob: number])[]
+}
+
+/**
+ * Of the tokens that an event adds, empty unless asked for: of the token itself, and in the first
+ * event, where asked for, before it those of the prompt's tokens but the first, which follows nothing.
+ */
+type EventLogprobs = readonly TokenLogprob[]
 
 export type FinishReason = 'stop' | 'length'
 
@@ -52,13 +72,20 @@ export type EngineErrorCode =
 
 export type EngineEvent =
   /** One sampled token that did not end the answer; `text` is '' while bytes or a possible stop string are held back. */
-  | { readonly kind: 'token'; readonly id: string; readonly tokenId: number; readonly text: string }
+  | {
+      readonly kind: 'token'
+      readonly id: string
+      readonly tokenId: number
+      readonly text: string
+      readonly logprobs: EventLogprobs
+    }
   /** The end; `text` is what was still held back. */
   | {
       readonly kind: 'finish'
       readonly id: string
       readonly reason: FinishReason
       readonly text: string
+      readonly logprobs: EventLogprobs
       readonly usage: EngineUsage
       /** [H] of a request with `embed`: the mean of its tokens' states after the final norm. */
       readonly embedding?: Float32Array

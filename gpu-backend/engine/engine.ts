@@ -1,22 +1,32 @@
 import assert from 'node:assert/strict'
 import type { TokenBytes } from '../decode/detokenizer.ts'
 import { createSampler, type Sampler } from '../decode/sampler.ts'
+import type { OpenGrammar } from './answer-grammar.ts'
 import type { EngineErrorCode, EngineEvent, EngineRequest, EngineStats } from './engine-port.ts'
 import type { ModelRunner } from './model-runner.ts'
 import { findMaxSequenceTokens, findRefusal } from './refusal.ts'
 import { assertLimits, type EngineLimits, type PlannedRow, planStep } from './scheduler.ts'
 import {
-  type AnswerStep,
   addStates,
   buildStepRow,
   countUsage,
   createSequence,
   meanState,
   NO_USAGE,
+  openMask,
   type Sequence,
+  takeLogprobs,
+  takePromptLogits,
   takeToken,
 } from './sequence.ts'
 import { createWaitingQueue, type WaitingQueue, type WaitingRequest } from './waiting-queue.ts'
+
+/** Of a request for its prompt's log probabilities alone. */
+const NO_ANSWER = {
+  tokenId: null,
+  token: null,
+  finish: { reason: 'length', text: '' },
+} as const
 
 const FAULT_MESSAGE = 'The model failed on this request.'
 
@@ -30,6 +40,8 @@ export interface EngineParts {
   readonly emit: (event: EngineEvent) => void
   /** The cause of an `internal_error`, for the log. */
   readonly onFault: (error: unknown, requestIds: readonly string[]) => void
+  /** Absent: a request with a grammar fails. */
+  readonly openGrammar?: OpenGrammar
 }
 
 /** Continuous batching over one model. Every submitted request ends with exactly one of `finish`, `cancelled` and `error`. */
@@ -98,11 +110,14 @@ export class Engine {
     this.#admit()
     const rows = planStep(this.#running.values(), this.#parts.limits)
     if (rows.length === 0) return
+    // Masks are found while the model runs.
+    const opening = Promise.allSettled(rows.map((row) => this.#openMask(row)))
     const logits = await this.#run(rows)
+    const masks = await opening
     if (logits === null) return
     for (const [index, row] of rows.entries()) {
       if (row.sequence.request.embed) this.#embed(row, logits[index] ?? null)
-      else if (row.endsPrompt) this.#sampleAndEmit(row.sequence, logits[index] ?? null)
+      else this.#takeRow(row, logits[index] ?? null, masks[index])
     }
   }
 
@@ -199,34 +214,57 @@ export class Engine {
     if (!endsPrompt) return
     const embedding = meanState(sequence)
     const usage = countUsage(sequence)
-    this.#end(sequence, { kind: 'finish', id, reason: 'stop', text: '', usage, embedding })
+    this.#end(sequence, {
+      kind: 'finish',
+      id,
+      reason: 'stop',
+      text: '',
+      logprobs: [],
+      usage,
+      embedding,
+    })
+  }
+
+  async #openMask({ sequence, endsPrompt }: PlannedRow<Sequence>): Promise<Int32Array | null> {
+    return endsPrompt ? openMask(sequence, this.#parts.openGrammar) : null
   }
 
   /** A fault in one sequence (NaN logits, a failed assertion) ends that sequence alone. */
-  #sampleAndEmit(sequence: Sequence, logits: Float32Array | null): void {
-    const { id } = sequence.request
-    const answer = this.#sample(sequence, logits)
-    if (answer === null) {
-      this.#fail(sequence, 'internal_error', FAULT_MESSAGE)
-      return
-    }
-    const { token, finish } = answer
-    if (token !== null) this.#parts.emit({ kind: 'token', id, ...token })
-    if (finish === null) return
-    this.#end(sequence, { kind: 'finish', id, ...finish, usage: countUsage(sequence) })
-  }
-
-  #sample(sequence: Sequence, logits: Float32Array | null): AnswerStep | null {
+  #takeRow(
+    { sequence, tokenCount, endsPrompt }: PlannedRow<Sequence>,
+    logits: Float32Array | null,
+    mask: PromiseSettledResult<Int32Array | null> | undefined,
+  ): void {
     try {
-      assert(logits !== null, 'the runner gave no logits for a row that wants them')
-      const tokenId = this.#sampler.sample(logits, sequence.history)
-      this.#completionTokenCount++
-      this.#waiting.chargeToken(sequence.request.tenant)
-      return takeToken(sequence, tokenId)
+      const last = logits && takePromptLogits(sequence, tokenCount, logits)
+      if (!endsPrompt) return
+      assert(last !== null, 'the runner gave no logits for a row that wants them')
+      if (mask?.status === 'rejected') throw mask.reason
+      this.#answer(sequence, last, mask?.value ?? null)
     } catch (error) {
       this.#parts.onFault(error, [sequence.request.id])
-      return null
+      this.#fail(sequence, 'internal_error', FAULT_MESSAGE)
     }
+  }
+
+  #answer(sequence: Sequence, logits: Float32Array, mask: Int32Array | null): void {
+    const { id, maxTokens } = sequence.request
+    const { tokenId, token, finish } =
+      maxTokens === 0 ? NO_ANSWER : this.#sample(sequence, logits, mask)
+    const measured = takeLogprobs(sequence, logits, token && tokenId)
+    if (token !== null) {
+      this.#parts.emit({ kind: 'token', id, tokenId, text: token.text, logprobs: measured })
+    }
+    if (finish === null) return
+    const logprobs = token === null ? measured : []
+    this.#end(sequence, { kind: 'finish', id, ...finish, logprobs, usage: countUsage(sequence) })
+  }
+
+  #sample(sequence: Sequence, logits: Float32Array, mask: Int32Array | null) {
+    const tokenId = this.#sampler.sample(logits, sequence.history, mask)
+    this.#completionTokenCount++
+    this.#waiting.chargeToken(sequence.request.tenant)
+    return { tokenId, ...takeToken(sequence, tokenId) }
   }
 
   #fail(sequence: Sequence, code: EngineErrorCode, message: string): void {
@@ -238,6 +276,7 @@ export class Engine {
   #end(sequence: Sequence, event: EngineEvent): void {
     this.#running.delete(event.id)
     this.#parts.runner.freeKvRow(sequence.kv)
+    sequence.matcher?.dispose()
     this.#close(sequence.request, event)
   }
 

@@ -18,8 +18,8 @@ export interface StepRow {
   readonly tokens: Int32Array
   /** The adapter's digest, loaded by `loadAdapter`; null for the base model. */
   readonly adapter: string | null
-  /** Whether the logits after the last token are wanted (not for a chunk that does not end its prompt). */
-  readonly wantLogits: boolean
+  /** Whether the logits after the last token are wanted (not for a chunk that does not end its prompt), or after each. */
+  readonly wantLogits: boolean | 'all'
   /** Instead of logits: the sum of the tokens' states after the final norm. */
   readonly wantStates?: boolean
 }
@@ -34,8 +34,8 @@ export interface ModelRunner {
   readonly freeKvRow: (row: KvRow) => void
   /**
    * Runs one step over the rows, in one session run, and appends their keys and values. Returns
-   * for each row its logits [V] float32 (valid until the next run), or null where not wanted; for
-   * a row that wants states their sum [H] float32.
+   * for each row its logits float32 (valid until the next run): [V] of the last token, [T, V] of
+   * all, or null where not wanted; for a row that wants states their sum [H] float32.
    * A row's result does not depend on the other rows.
    */
   readonly run: (rows: readonly StepRow[]) => Promise<readonly (Float32Array | null)[]>

@@ -45,10 +45,7 @@ function findFault(request: EngineRequest, vocabSize: number): string | null {
     return `promptTokens holds ${badToken}, not one of ${vocabSize} tokens`
   const badBias = sampling.logitBias.find(([id]) => !isToken(id))
   if (badBias !== undefined) return `logitBias names ${badBias[0]}, not one of ${vocabSize} tokens`
-  const fewest = request.embed ? 0 : 1
-  if (!Number.isSafeInteger(maxTokens) || maxTokens < fewest) {
-    return `maxTokens is ${maxTokens}, not ≥ ${fewest}`
-  }
+  if (!Number.isSafeInteger(maxTokens) || maxTokens < 0) return `maxTokens is ${maxTokens}, not ≥ 0`
   if (!(sampling.temperature >= 0)) return `temperature is ${sampling.temperature}, not ≥ 0`
   if (!(sampling.repetitionPenalty > 0)) {
     return `repetitionPenalty is ${sampling.repetitionPenalty}, not above 0`

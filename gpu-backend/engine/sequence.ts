@@ -1,7 +1,10 @@
+import assert from 'node:assert/strict'
 import { createDetokenizer, type Detokenizer, type TokenBytes } from '../decode/detokenizer.ts'
+import { measureLogprob } from '../decode/logprob.ts'
 import { createSampleHistory, type SampleHistory } from '../decode/sampler.ts'
 import { createStopRule, type StopRule } from '../decode/stop-rule.ts'
-import type { EngineRequest, EngineUsage, FinishReason } from './engine-port.ts'
+import type { AnswerMatcher, OpenGrammar } from './answer-grammar.ts'
+import type { EngineRequest, EngineUsage, FinishReason, TokenLogprob } from './engine-port.ts'
 import type { KvRow, StepRow } from './model-runner.ts'
 import type { PlannedRow } from './scheduler.ts'
 
@@ -20,6 +23,10 @@ export interface Sequence {
   lastToken: number | null
   /** [H]: with `embed`, the sum of the computed tokens' states; null before the first. */
   stateSum: Float64Array | null
+  /** Null where the answer is free, and until its first token. */
+  matcher: AnswerMatcher | null
+  /** What no event has told yet: of the prompt's tokens so far, where they are wanted. */
+  readonly untoldLogprobs: TokenLogprob[]
 }
 
 export function createSequence(
@@ -40,6 +47,8 @@ export function createSequence(
     },
     lastToken: null,
     stateSum: null,
+    matcher: null,
+    untoldLogprobs: [],
   }
 }
 
@@ -51,7 +60,54 @@ export function buildStepRow({ sequence, tokenCount, endsPrompt }: PlannedRow<Se
       ? Int32Array.from(request.promptTokens.slice(kv.length, kv.length + tokenCount))
       : Int32Array.of(lastToken)
   const wantStates = request.embed ?? false
-  return { kv, tokens, adapter: request.adapter, wantLogits: endsPrompt && !wantStates, wantStates }
+  const wantLogits = wantsPromptLogits(sequence) ? 'all' : endsPrompt && !wantStates
+  return { kv, tokens, adapter: request.adapter, wantLogits, wantStates }
+}
+
+function wantsPromptLogits({ request, lastToken }: Sequence): boolean {
+  return request.wantsPromptLogprobs && lastToken === null
+}
+
+/** Notes what a chunk's logits ([T, V]) say of the prompt, and gives the last token's ([V]). */
+export function takePromptLogits(
+  sequence: Sequence,
+  tokenCount: number,
+  logits: Float32Array,
+): Float32Array {
+  if (!wantsPromptLogits(sequence)) return logits
+  const { request, kv, untoldLogprobs } = sequence
+  const vocabSize = logits.length / tokenCount
+  const rowOf = (index: number) => logits.subarray(index * vocabSize, (index + 1) * vocabSize)
+  for (let i = 0; i < tokenCount; i++) {
+    const next = request.promptTokens[kv.length - tokenCount + i + 1]
+    if (next === undefined) break
+    untoldLogprobs.push(measureLogprob(rowOf(i), next, request.topLogprobCount ?? 0))
+  }
+  return rowOf(tokenCount - 1)
+}
+
+/** What the next event tells: what is untold, and what `logits` say of the token that it adds, if it adds one. */
+export function takeLogprobs(
+  { request, untoldLogprobs }: Sequence,
+  logits: Float32Array,
+  tokenId: number | null,
+): readonly TokenLogprob[] {
+  const { topLogprobCount } = request
+  if (topLogprobCount === null) return []
+  const untold = untoldLogprobs.splice(0)
+  return tokenId === null ? untold : [...untold, measureLogprob(logits, tokenId, topLogprobCount)]
+}
+
+/** The tokens that the answer's grammar allows next; null where it is free. */
+export async function openMask(
+  sequence: Sequence,
+  openGrammar: OpenGrammar | undefined,
+): Promise<Int32Array | null> {
+  const { grammar } = sequence.request
+  if (grammar === null) return null
+  assert(openGrammar, 'This engine has no grammars.')
+  sequence.matcher ??= await openGrammar(grammar)
+  return sequence.matcher.nextMask()
 }
 
 /** Adds the states of a row that was just run; `sum` [H]. */
@@ -68,7 +124,7 @@ export function meanState({ stateSum, promptTokenCount }: Sequence): Float32Arra
 /** What a sampled token adds to the answer. */
 export interface AnswerStep {
   /** Null when the token ends the answer and is no part of it: a stop token, or the end of a stop string. */
-  readonly token: { readonly tokenId: number; readonly text: string } | null
+  readonly token: { readonly text: string } | null
   /** Null while the answer goes on. */
   readonly finish: { readonly reason: FinishReason; readonly text: string } | null
 }
@@ -77,12 +133,13 @@ export interface AnswerStep {
 export function takeToken(sequence: Sequence, tokenId: number): AnswerStep {
   const { stopRule, detokenizer, history, request } = sequence
   sequence.lastToken = tokenId
+  sequence.matcher?.accept(tokenId)
   if (sequence.stopTokenIds.has(tokenId)) {
     return { token: null, finish: { reason: 'stop', text: stopRule.flush() } }
   }
   const { text, stopped } = stopRule.push(detokenizer.push(tokenId))
   if (stopped) return { token: null, finish: { reason: 'stop', text } }
-  const token = { tokenId, text }
+  const token = { text }
   if (history.sampledCount < request.maxTokens) return { token, finish: null }
   return { token, finish: { reason: 'length', text: stopRule.flush() } }
 }

@@ -4,11 +4,30 @@ import { ModelFileError } from '../model/model-file-error.ts'
 import type { TokenizerSource } from '../model/model-source.ts'
 import { escapePattern } from './escape-pattern.ts'
 import type { Tokenizer } from './tokenizer.ts'
+import { describeTools, writesTools } from './tool-prompt.ts'
 
 export interface ChatMessage {
   /** Stands in the prompt as it is: the caller admits known roles only. */
   readonly role: string
   readonly content: string
+  /** What an assistant's message called. */
+  readonly toolCalls?: readonly ToolCall[]
+}
+
+export interface ToolCall {
+  readonly id: string
+  readonly name: string
+  readonly arguments: Readonly<Record<string, unknown>>
+}
+
+/** As OpenAI's `tools` has it, which is what templates expect. */
+export interface ToolDefinition {
+  readonly type: 'function'
+  readonly function: {
+    readonly name: string
+    readonly description?: string | undefined
+    readonly parameters?: Readonly<Record<string, unknown>> | undefined
+  }
 }
 
 export interface ChatPrompt {
@@ -23,18 +42,25 @@ export interface ChatPrompt {
  * the whole prompt wherever no message spells one. Throws {@link BackendError} when there is no
  * template or it refuses the messages.
  */
-export type ChatRenderer = (messages: readonly ChatMessage[]) => ChatPrompt
+export type ChatRenderer = (
+  messages: readonly ChatMessage[],
+  tools?: readonly ToolDefinition[],
+) => ChatPrompt
 
 /** Throws `ModelFileError` when the template is no valid Jinja. */
 export function createChatRenderer(source: TokenizerSource, tokenizer: Tokenizer): ChatRenderer {
   if (source.chatTemplate === null) return refuseChat
   const template = parseTemplate(source.chatTemplate)
   const maskable = createMaskable(tokenizer.specials)
-  return (messages) => {
-    const contents = messages.map(({ content }) => content.toWellFormed())
-    const mask = createMask(maskable, [source.chatTemplate, ...contents].join())
+  const knowsTools = writesTools(source.chatTemplate)
+  return (messages, tools = []) => {
+    const told = toWellFormed(knowsTools ? messages : describeTools(messages, tools))
+    const toldTools = knowsTools ? toWellFormed(tools) : []
+    const surroundings = [source.chatTemplate, JSON.stringify([told, toldTools])].join()
+    const mask = createMask(maskable, surroundings)
     const rendered = render(template, {
-      messages: messages.map(({ role }, i) => ({ role, content: mask.apply(contents[i] ?? '') })),
+      messages: mapStrings(told.map(toTemplateMessage), mask.apply),
+      ...(toldTools.length > 0 && { tools: mapStrings(toldTools, mask.apply) }),
       add_generation_prompt: true,
       bos_token: source.bosToken ?? '',
       eos_token: source.eosToken ?? '',
@@ -48,6 +74,29 @@ export function createChatRenderer(source: TokenizerSource, tokenizer: Tokenizer
     if (bosTokenId !== null && tokens[0] !== bosTokenId) tokens.unshift(bosTokenId)
     return { text: mask.remove(rendered), tokens }
   }
+}
+
+function toTemplateMessage({ role, content, toolCalls }: ChatMessage) {
+  if (!toolCalls?.length) return { role, content }
+  const calls = toolCalls.map(({ id, ...call }) => ({ id, type: 'function', function: call }))
+  return { role, content, tool_calls: calls }
+}
+
+function toWellFormed<Value>(value: Value): Value {
+  return mapStrings(value, (text) => text.toWellFormed())
+}
+
+/** The same value with each string in it changed, names of properties too. */
+function mapStrings<Value>(value: Value, change: (text: string) => string): Value {
+  const map = (part: unknown): unknown => {
+    if (typeof part === 'string') return change(part)
+    if (Array.isArray(part)) return part.map(map)
+    if (typeof part !== 'object' || part === null) return part
+    return Object.fromEntries(
+      Object.entries(part).map(([name, inner]) => [change(name), map(inner)]),
+    )
+  }
+  return map(value) as Value // of the same shape
 }
 
 function refuseChat(): never {

@@ -22,6 +22,9 @@ export function engineRequest(fields: Partial<EngineRequest> & { id: string }): 
     sampling: GREEDY,
     stop: [],
     stopTokenIds: [],
+    grammar: null,
+    topLogprobCount: null,
+    wantsPromptLogprobs: false,
     ...fields,
   }
 }

@@ -53,11 +53,11 @@ export function createScriptedEngine(script: EngineScript = {}): ScriptedEngine 
       const error = script.failAt?.(request, index)
       if (error) return yield { kind: 'error', id, usage, ...error }
       usage.completionTokens += 1
-      yield { kind: 'token', id, tokenId: index, text }
+      yield { kind: 'token', id, tokenId: index, text, logprobs: [] }
     }
     const isCut = pieces.length > request.maxTokens
     if (!isCut) usage.completionTokens += 1
-    yield { kind: 'finish', id, reason: isCut ? 'length' : 'stop', text: '', usage }
+    yield { kind: 'finish', id, reason: isCut ? 'length' : 'stop', text: '', logprobs: [], usage }
   }
 
   return {

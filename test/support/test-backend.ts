@@ -40,6 +40,7 @@ const BYTE_MODEL: ServedModel = {
   stopTokenIds: [0],
   maxBatchSize: 32,
   encodeText: (text) => [...Buffer.from(text)],
+  tokenBytes: (token) => Uint8Array.of(token),
   decode: (tokens) => Buffer.from(tokens).toString(),
   encodeChat: (messages) => {
     const text = messages.map(({ role, content }) => `${role}: ${content}\n`).join('')

@@ -1,5 +1,9 @@
 import { z } from 'zod'
-import { boundPromptTokens, type GenerationRequest } from '../dispatch/generation-request.ts'
+import {
+  boundPromptTokens,
+  boundToolTokens,
+  type GenerationRequest,
+} from '../dispatch/generation-request.ts'
 import type { AppContext } from './app-context.ts'
 import { generationFields, MAX_TOKEN_COUNT } from './generation-schema.ts'
 import { parseRequest } from './parse-request.ts'
@@ -36,7 +40,8 @@ function parseChatRequest({ value, bytes }: JsonBody): GenerationRequest {
     choiceCount,
     computedChoiceCount: choiceCount,
     maxCompletionTokens: chat.max_completion_tokens ?? chat.max_tokens ?? null,
-    promptTokenBound: boundPromptTokens(bytes.length, chat.messages.length),
+    promptTokenBound:
+      boundPromptTokens(bytes.length, chat.messages.length) + boundToolTokens(value.tools),
     body: value,
     bodyBytes: bytes,
   }

@@ -27,6 +27,15 @@ const TEMPLATE_TOKENS_A_MESSAGE = 16
 /** … and many add a system prompt of their own. */
 const TEMPLATE_TOKENS = 128
 
+/** What templates, or the backend in their place, say of how tools are called. */
+const TOOL_PROMPT_TOKENS = 1_024
+
+/** What tools can add to the bound: they are written anew, with more white space than the caller's. */
+export function boundToolTokens(tools: unknown): number {
+  if (!Array.isArray(tools) || tools.length === 0) return 0
+  return TOOL_PROMPT_TOKENS + JSON.stringify(tools).length
+}
+
 /**
  * An upper bound of the prompt's tokens: a byte-level tokenizer never makes more tokens than bytes,
  * and everything that a template can render stands in the body.

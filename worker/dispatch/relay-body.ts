@@ -109,12 +109,13 @@ function withoutAnswer(usage: unknown): unknown {
   return isJsonObject(usage) ? { ...usage, completion_tokens: 0 } : usage
 }
 
-/** UTF-8 bytes of all choices' text. */
+/** UTF-8 bytes of all choices' text, tool calls and reasoning as they stand in the message. */
 function measureAnswer(body: JsonObject): number {
   const choices = Array.isArray(body.choices) ? body.choices.filter(isJsonObject) : []
-  const texts = choices.map((choice) =>
-    isJsonObject(choice.message) ? choice.message.content : choice.text,
-  )
+  const texts = choices.flatMap(({ message, text }) => {
+    if (!isJsonObject(message)) return [text]
+    return [message.content, message.reasoning_content, JSON.stringify(message.tool_calls)]
+  })
   return texts.reduce(
     (size: number, text) => size + (typeof text === 'string' ? encoder.encode(text).length : 0),
     0,

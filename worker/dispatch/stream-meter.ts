@@ -133,6 +133,7 @@ function carriesToken(choice: JsonObject): boolean {
   if (typeof choice.text === 'string') return true
   if (!isJsonObject(choice.delta)) return false
   const { role, content, ...rest } = choice.delta
-  if (typeof content === 'string') return role === undefined || content !== ''
-  return Object.values(rest).some((value) => value !== null && value !== undefined)
+  if (typeof content === 'string' && (role === undefined || content !== '')) return true
+  // Tool calls, reasoning; beside a role an empty text says nothing yet.
+  return Object.values(rest).some((value) => value != null && !(role !== undefined && value === ''))
 }

@@ -37,6 +37,23 @@ const chat = (fields: object) => ({
 })
 const userContent = (content: unknown) => ({ messages: [{ role: 'user', content }] })
 
+const nested = (depth: number) => `${'{"a":'.repeat(depth)}1${'}'.repeat(depth)}`
+const call = (name: string, values: string) => ({
+  id: 'call_1',
+  type: 'function',
+  function: { name, arguments: values },
+})
+const assistantCalls = (calls: object[]) => ({
+  messages: [{ role: 'assistant', content: '', tool_calls: calls }],
+})
+const tool = (name: string, parameters: object = {}, strict = false) => ({
+  type: 'function',
+  function: { name, parameters, strict },
+})
+const jsonSchema = (schema: object) => ({
+  response_format: { type: 'json_schema', json_schema: { name: 'it', schema } },
+})
+
 describe('a chat request is refused with the field at fault', () => {
   test.each<[object, string, string?]>([
     [{ model: undefined }, 'model'],
@@ -61,10 +78,14 @@ describe('a chat request is refused with the field at fault', () => {
       'messages[0].content[1].type',
       'unsupported_parameter',
     ],
+    [assistantCalls([{}]), 'messages[0].tool_calls[0].id'],
+    [assistantCalls([]), 'messages[0].tool_calls'],
+    [assistantCalls([call('f', '[1]')]), 'messages[0].tool_calls[0].function.arguments'],
+    [assistantCalls([call('f', '{')]), 'messages[0].tool_calls[0].function.arguments'],
+    [assistantCalls([call('f', nested(70))]), 'messages[0].tool_calls[0].function.arguments'],
     [
-      { messages: [{ role: 'assistant', content: '', tool_calls: [{}] }] },
+      { messages: [{ role: 'user', content: 'x', tool_calls: [call('f', '{}')] }] },
       'messages[0].tool_calls',
-      'unsupported_parameter',
     ],
     [{ temperature: -0.1 }, 'temperature'],
     [{ temperature: 2.1 }, 'temperature'],
@@ -93,12 +114,33 @@ describe('a chat request is refused with the field at fault', () => {
     [{ seed: 1.5 }, 'seed'],
     [{ stream: 'yes' }, 'stream'],
     [{ stream_options: { include_usage: true } }, 'stream_options'],
-    [{ tools: [{ type: 'function' }] }, 'tools', 'unsupported_parameter'],
-    [{ tool_choice: 'required' }, 'tool_choice', 'unsupported_parameter'],
+    [{ tools: [{ type: 'function' }] }, 'tools[0].function'],
+    [{ tools: [{ type: 'custom' }] }, 'tools[0].type', 'unsupported_parameter'],
+    [{ tools: [tool('f g')] }, 'tools[0].function.name'],
+    [{ tools: [tool('f', JSON.parse(nested(70)))] }, 'tools[0].function.parameters'],
+    [{ tools: Array(129).fill(tool('f')) }, 'tools'],
+    [
+      { tools: [tool('f', { properties: { a: { pattern: 'x' } } }, true)] },
+      'tools[0].function.parameters.properties.a.pattern',
+      'unsupported_parameter',
+    ],
+    [{ tool_choice: 'required' }, 'tool_choice'],
+    [{ tool_choice: 'some', tools: [tool('f')] }, 'tool_choice'],
+    [
+      { tool_choice: { type: 'function', function: { name: 'g' } }, tools: [tool('f')] },
+      'tool_choice',
+    ],
     [{ functions: [{}] }, 'functions', 'unsupported_parameter'],
-    [{ response_format: { type: 'json_object' } }, 'response_format', 'unsupported_parameter'],
-    [{ logprobs: true }, 'logprobs', 'unsupported_parameter'],
-    [{ top_logprobs: 2 }, 'top_logprobs', 'unsupported_parameter'],
+    [{ response_format: { type: 'xml' } }, 'response_format.type', 'unsupported_parameter'],
+    [{ response_format: { type: 'json_schema' } }, 'response_format.json_schema'],
+    [
+      jsonSchema({ type: 'object', properties: { a: { type: 'number', multipleOf: 2 } } }),
+      'response_format.json_schema.schema.properties.a.multipleOf',
+      'unsupported_parameter',
+    ],
+    [{ logprobs: 1 }, 'logprobs'],
+    [{ top_logprobs: 2 }, 'top_logprobs'],
+    [{ logprobs: true, top_logprobs: 21 }, 'top_logprobs'],
   ])('%j', async (fields, param, code = 'invalid_request') => {
     const { status, error } = await send('/v1/chat/completions', chat(fields))
     expect({ status, param: error?.param, code: error?.code }).toEqual({ status: 400, param, code })
@@ -120,7 +162,8 @@ describe('a completion request is refused with the field at fault', () => {
     [{ prompt: Array(65).fill('a') }, 'prompt'],
     [{ prompt: 'a', best_of: 2 }, 'best_of', 'unsupported_parameter'],
     [{ prompt: 'a', suffix: 'b' }, 'suffix', 'unsupported_parameter'],
-    [{ prompt: 'a', logprobs: 0 }, 'logprobs', 'unsupported_parameter'],
+    [{ prompt: 'a', logprobs: 6 }, 'logprobs'],
+    [{ prompt: 'a', max_tokens: -1 }, 'max_tokens'],
   ])('%j', async (fields, param, code = 'invalid_request') => {
     const { status, error } = await send('/v1/completions', { model: 'tiny', ...fields })
     expect({ status, param: error?.param, code: error?.code }).toEqual({ status: 400, param, code })

@@ -44,10 +44,12 @@ beforeAll(async () => {
   const config = readConfig({ MODEL: modelPath, ADAPTERS_DIR: adaptersDir, PORT: '0' })
   const services = createServices(config, {
     engine,
+    store: null,
     log: () => undefined,
     shutdownSignal: shutdown.signal,
   })
-  await services.adapters.register(await services.planAdapter('one', {}))
+  const { adapters, adapterIntake } = services
+  await adapters.register(await adapterIntake.planFolder('one', {}), { isKept: false })
   server = await startServer(services, { host: '127.0.0.1', port: 0 })
   client = new OpenAI({ baseURL: `${server.url}/v1`, apiKey: 'unused', maxRetries: 0 })
 })

@@ -198,7 +198,7 @@ test('refuses what can never run, naming the limit', async () => {
   const faults: [Partial<EngineRequest>, string][] = [
     [{ promptTokens: [] }, 'promptTokens is empty'],
     [{ promptTokens: [1, 9999] }, 'promptTokens holds 9999'],
-    [{ maxTokens: 0 }, 'maxTokens is 0'],
+    [{ maxTokens: -1 }, 'maxTokens is -1'],
     [{ sampling: { ...GREEDY, logitBias: [[-1, 1]] } }, 'logitBias names -1'],
     [{ sampling: { ...GREEDY, temperature: Number.NaN } }, 'temperature is NaN'],
     [{ sampling: { ...GREEDY, repetitionPenalty: 0 } }, 'repetitionPenalty is 0'],

@@ -1,0 +1,170 @@
+import fc from 'fast-check'
+import { beforeAll, describe, expect, test } from 'vitest'
+import type { OpenGrammar } from '../../../gpu-backend/engine/answer-grammar.ts'
+import { createGrammarBuilder, SchemaError } from '../../../gpu-backend/grammar/json-schema.ts'
+import { createXgrammar } from '../../../gpu-backend/grammar/xgrammar.ts'
+import { anySchema, isValid } from '../../support/json-schemas.ts'
+import { createRandom } from '../../support/random.ts'
+
+/** The control token that ends an answer, then a token for each byte. */
+const END = 0
+const tokenBytes = [new Uint8Array(), ...Array.from({ length: 256 }, (_, i) => Uint8Array.of(i))]
+
+let open: OpenGrammar
+
+beforeAll(async () => {
+  open = await createXgrammar({ tokenBytes, vocabSize: tokenBytes.length, stopTokenIds: [END] })
+})
+
+function grammarOf(schema: unknown): string {
+  const builder = createGrammarBuilder()
+  return builder.build(builder.addSchema(schema))
+}
+
+/** Walks the grammar at random, ending as soon as it may once `maxBytes` are written; null: it would not end. */
+async function writeAtRandom(grammar: string, seed: number, maxBytes = 300) {
+  const random = createRandom(seed)
+  const matcher = await open(grammar)
+  const bytes: number[] = []
+  // Closing characters are likelier the longer the text is, or it would nest for ever.
+  const closing = new Set(Array.from('"}]', (char) => char.charCodeAt(0) + 1))
+  try {
+    while (bytes.length < 4 * maxBytes) {
+      const mask = await matcher.nextMask()
+      const allowed = tokenBytes.flatMap((_, id) => ((mask[id >> 5]! >> (id & 31)) & 1 ? [id] : []))
+      const isLate = bytes.length > maxBytes / 4
+      const ends = allowed.filter((id) => id === END || closing.has(id))
+      const from = isLate && ends.length > 0 && random() < 0.8 ? ends : allowed
+      const token = from[Math.floor(random() * from.length)]!
+      matcher.accept(token)
+      if (token === END)
+        return new TextDecoder('utf-8', { fatal: true }).decode(Uint8Array.from(bytes))
+      bytes.push(token - 1)
+    }
+    return null
+  } finally {
+    matcher.dispose()
+  }
+}
+
+async function accepts(grammar: string, text: string): Promise<boolean> {
+  const matcher = await open(grammar)
+  try {
+    for (const token of [...Array.from(new TextEncoder().encode(text), (byte) => byte + 1), END]) {
+      const mask = await matcher.nextMask()
+      if (((mask[token >> 5]! >> (token & 31)) & 1) === 0) return false
+      matcher.accept(token)
+    }
+    return true
+  } finally {
+    matcher.dispose()
+  }
+}
+
+test('whatever a grammar lets through parses and is valid by its schema', async () => {
+  let endedCount = 0
+  await fc.assert(
+    fc.asyncProperty(anySchema, fc.nat(), async (schema, seed) => {
+      const text = await writeAtRandom(grammarOf(schema), seed)
+      if (text === null) return
+      endedCount++
+      expect(isValid(schema, JSON.parse(text)), `${JSON.stringify(schema)}: ${text}`).toBe(true)
+    }),
+    { numRuns: 200, seed: 4 },
+  )
+  expect(endedCount).toBeGreaterThan(150)
+})
+
+test.each<[object, string, string]>([
+  [{ type: 'integer', minimum: -12, maximum: 105 }, '-12 0 7 99 105', '-13 106 00 -0 1.0'],
+  [{ type: 'integer', exclusiveMinimum: 0 }, '1 9 1234', '0 -1'],
+  [{ type: 'integer', maximum: -5 }, '-5 -17', '-4 0 5'],
+  [{ type: 'number', minimum: 0, maximum: 1 }, '0 0.5 1 1.0 0.001', '-0.1 1.01 2'],
+  [{ type: 'number', minimum: -1 }, '-1 -0.5 0.5 12', '-1.5 -2'],
+  [{ type: 'string', format: 'date' }, '"2024-02-28" "1999-12-31"', '"2024-02-30" "2024-13-01"'],
+  [{ type: 'string', minLength: 2, maxLength: 3 }, '"ab" "äöü" "a\\n"', '"a" "abcd" "ab'],
+  [{ enum: ['a b', 1, null] }, '"a\u0020b" 1 null', '"a" 2'],
+  [{ type: ['string', 'null'] }, 'null ""', '1 nul'],
+  [{ type: 'array', items: { type: 'boolean' }, minItems: 1, maxItems: 2 }, '[true]', '[] [true,]'],
+  [{ $ref: '#/$defs/a', $defs: { a: { const: 'é😀' } } }, '"é😀"', '"e"'],
+])('%j', async (schema, good, bad) => {
+  const grammar = grammarOf(schema)
+  const texts = (list: string) => list.replaceAll('\u0020b', '\u2420b').split(' ')
+  for (const text of texts(good)) {
+    expect(await accepts(grammar, text.replaceAll('\u2420', ' ')), text).toBe(true)
+  }
+  for (const text of texts(bad)) expect(await accepts(grammar, text), text).toBe(false)
+})
+
+test('properties come in the order of the schema, and optional ones may be missing', async () => {
+  const grammar = grammarOf({
+    type: 'object',
+    properties: { a: { type: 'integer' }, b: { type: 'null' }, c: { type: 'integer' } },
+    required: ['b'],
+  })
+  for (const text of ['{"b": null}', '{"a": 1, "b": null, "c": 2}', '{"b": null, "c": 2}']) {
+    expect(await accepts(grammar, text), text).toBe(true)
+  }
+  for (const text of [
+    '{}',
+    '{"a": 1}',
+    '{"b": null, "a": 1}',
+    '{"b": null, "d": 1}',
+    '{ "b": null}',
+  ]) {
+    expect(await accepts(grammar, text), text).toBe(false)
+  }
+})
+
+test('a schema may contain itself', async () => {
+  const tree = { type: 'object', properties: { next: { $ref: '#' } } }
+  expect(await accepts(grammarOf(tree), '{"next": {"next": {}}}')).toBe(true)
+})
+
+describe('a schema that no grammar can keep is refused, with the keyword at fault', () => {
+  const nested = (depth: number): object =>
+    depth === 0 ? {} : { type: 'array', items: nested(depth - 1) }
+  const inA = (property: object) => ({ type: 'object', properties: { a: property } })
+  test.each<[object | boolean, string]>([
+    [false, ''],
+    [{ type: 'text' }, 'type'],
+    [inA({ type: 'string', pattern: 'a' }), 'properties.a.pattern'],
+    [inA({ type: 'string', format: 'regex' }), 'properties.a.format'],
+    [inA({ type: 'number', multipleOf: 2 }), 'properties.a.multipleOf'],
+    [inA({ type: 'number', minimum: 0.5 }), 'properties.a.minimum'],
+    [inA({ type: 'number', exclusiveMinimum: 0 }), 'properties.a.exclusiveMinimum'],
+    [inA({ type: 'integer', minimum: 5, maximum: 4 }), 'properties.a'],
+    [inA({ type: 'array', items: [{}] }), 'properties.a.items'],
+    [{ type: 'array', uniqueItems: true }, 'uniqueItems'],
+    [{ type: 'array', minItems: 3, maxItems: 2 }, 'minItems'],
+    [{ type: 'string', maxLength: 1e9 }, 'maxLength'],
+    [{ type: 'object', required: ['b'] }, 'required'],
+    [{ oneOf: [{}] }, 'oneOf'],
+    [{ not: {} }, 'not'],
+    [{ anyOf: [] }, 'anyOf'],
+    [{ anyOf: [{ type: 'string' }, { allOf: [] }] }, 'anyOf[1].allOf'],
+    [{ anyOf: [{}], properties: {} }, 'properties'],
+    [{ enum: [] }, 'enum'],
+    [{ type: 'string', enum: [1] }, 'enum'],
+    [{ $ref: '#' }, '$ref'],
+    [{ $ref: '#/$defs/b' }, '$ref'],
+    [{ $ref: 'https://example.org/schema' }, '$ref'],
+    [
+      { anyOf: [{ $ref: '#/$defs/a' }], $defs: { a: { anyOf: [{ $ref: '#' }] } } },
+      'anyOf[0].$ref.anyOf[0].$ref',
+    ],
+    [nested(40), Array(33).fill('items').join('.')],
+    [
+      {
+        type: 'object',
+        properties: Object.fromEntries(Array.from({ length: 2_001 }, (_, i) => [i, true])),
+      },
+      'properties.1999',
+    ],
+    [{ description: 'a'.repeat(70_000) }, ''],
+  ])('%#', (schema, path) => {
+    const refused = () => grammarOf(schema)
+    expect(refused).toThrow(SchemaError)
+    expect(refused).toThrow(expect.objectContaining({ path }))
+  })
+})

@@ -1,0 +1,51 @@
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { startServer } from '../../gpu-backend/api/server.ts'
+import { readConfig } from '../../gpu-backend/config.ts'
+import { createServices } from '../../gpu-backend/create-services.ts'
+import { DEFAULT_ENGINE_LIMITS } from '../../gpu-backend/engine/scheduler.ts'
+import { startThreadEngine } from '../../gpu-backend/thread-engine.ts'
+import { type TinyModelOptions, writeTinyGguf } from './tiny-model.ts'
+
+export interface ModelBackend {
+  readonly url: string
+  /** Why requests failed inside the engine. */
+  readonly faults: readonly string[]
+  readonly close: () => Promise<void>
+}
+
+/** The whole backend in this process, with a tiny random model in the real engine. */
+export async function startModelBackend(options: TinyModelOptions): Promise<ModelBackend> {
+  const folder = mkdtempSync(join(tmpdir(), 'tallygate-backend-'))
+  const modelPath = join(folder, 'tiny.gguf')
+  writeTinyGguf(modelPath, options)
+  const faults: string[] = []
+  const engine = await startThreadEngine(
+    {
+      modelPath,
+      precision: 'int4',
+      runner: { executionProvider: 'cpu', threadCount: 1, kvBudgetTokens: 16_384 },
+      limits: DEFAULT_ENGINE_LIMITS,
+    },
+    ({ detail }) => faults.push(detail),
+  )
+  const shutdown = new AbortController()
+  const services = createServices(readConfig({ MODEL: modelPath }), {
+    engine,
+    store: null,
+    log: () => undefined,
+    shutdownSignal: shutdown.signal,
+  })
+  const server = await startServer(services, { host: '127.0.0.1', port: 0 })
+  return {
+    url: server.url,
+    faults,
+    close: async () => {
+      shutdown.abort()
+      await server.close(shutdown.signal)
+      await engine.close()
+      rmSync(folder, { recursive: true })
+    },
+  }
+}
