@@ -69,7 +69,7 @@ beforeAll(async () => {
     log,
   })
   server = await startServer(services, { host: '127.0.0.1', port: 0 })
-}, 60_000)
+}, 120_000)
 
 afterAll(async () => {
   shutdown.abort()
@@ -191,4 +191,4 @@ test('a thousand adapters through memory for fifty: each answers as if alone, an
   expect(services.adapters.list()).toEqual([])
   expect(services.adapterStats()).toMatchObject({ residentCount: 0, usedBytes: 0 })
   expect(await engine.stats()).toMatchObject({ loadedAdapterCount: 0, kvUsedTokens: 0 })
-}, 60_000)
+}, 120_000)
