@@ -37,7 +37,7 @@ describe('API keys', () => {
         },
       ),
     )
-  })
+  }, 30_000)
 
   it('are garbage under another checksum secret', async () => {
     const { key } = await createApiKey('acct_a1B2', SECRET)

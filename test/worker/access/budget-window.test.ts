@@ -134,7 +134,7 @@ test('a request is admitted exactly when it fits every window, at every millisec
     }),
     { seed: 7, numRuns: 15 },
   )
-})
+}, 60_000)
 
 async function describe(account: Awaited<ReturnType<typeof createTestAccount>>) {
   const described = await account.stub().describeKey(account.key.keyHash)
