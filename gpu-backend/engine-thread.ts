@@ -32,6 +32,8 @@ async function open(port: MessagePort, options: EngineThreadOptions) {
       runner,
       tokenBytes: (tokenId: number) => bytes[tokenId] ?? noBytes,
       limits: options.limits,
+      modelDigest: digest,
+      prefixSharing: options.prefixSharing,
       nowMs: () => performance.now(),
     }
     report({ kind: 'ready', model: { name, digest, config, tokenizer, maxSequenceTokens } })
