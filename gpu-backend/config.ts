@@ -25,7 +25,7 @@ export const backendConfigSchema = z.object({
   KV_TOKENS: count(64, 1_000_000_000)
     .default(65_536)
     .describe(
-      'Size of the KV cache, tokens of all running requests together; it also caps the context. Default 65536.',
+      'Size of the KV cache, tokens of all running requests together and, as room is left, of earlier prompts; it also caps the context. Default 65536.',
     ),
   MAX_BATCH: count(1, 64)
     .default(32)

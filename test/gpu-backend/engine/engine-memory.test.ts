@@ -119,6 +119,19 @@ test('a preempted request can be cancelled while it waits, with all that it used
   expect(runner.liveRowCount()).toBe(0)
 })
 
+test('what a preempted answer left is found by itself alone: a prompt of the same tokens is computed in chunks', async () => {
+  const { engine, submit, drain, answerOf, endOf } = setUp({ limits: { maxRunningCount: 1 } })
+  submit('batch', { promptTokens: PROMPT, maxTokens: 30, tier: 'batch' })
+  while (answerOf('batch').length < 20) await engine.step()
+  const promptTokens = [...PROMPT, ...answerOf('batch')]
+  submit('same tokens', { promptTokens, tier: 'interactive' })
+  await drain()
+  expect(engine.stats.preemptionCount).toBe(1)
+  expect(endOf('same tokens')).toMatchObject({ usage: { cachedTokens: 16 } })
+  expect(answerOf('same tokens')).toEqual(await answerAlone({ promptTokens }))
+  expect(answerOf('batch')).toEqual(await answerAlone({ promptTokens: PROMPT, maxTokens: 30 }))
+})
+
 test('a prompt that begins like an earlier one finds its whole pages but the last token, and answers the same', async () => {
   const { engine, submit, drain, answerOf, endOf, runner } = setUp()
   submit('cold', { promptTokens: PROMPT })

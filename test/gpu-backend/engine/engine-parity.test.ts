@@ -8,7 +8,7 @@ import { engineRequest, GREEDY } from '../../support/engine-request.ts'
 import { createRandomAdapter } from '../../support/random-adapter.ts'
 import { createRandomModel } from '../../support/random-model.ts'
 
-/** Wide enough for ONNX Runtime to cut the products into blocks and share them among threads. */
+/** Wide enough for ONNX Runtime to cut the products into blocks. */
 const SHAPE = { hiddenSize: 288, headSize: 48, headCount: 6, kvHeadCount: 2, ffnSize: 640 }
 
 interface Answer {
@@ -73,24 +73,24 @@ describe('found, copied and preempted: the same logits as cold, to the last bit'
   ] as const)('$form, activations at level $accuracyLevel', async ({ form, accuracyLevel }) => {
     const source = createRandomModel({ seed: 7, form, config: SHAPE })
     const adapter = createRandomAdapter({ seed: 1, config: source.config, rank: 8 })
-    const beginning = Array.from({ length: 150 }, (_, at) => (at * 7) % 290)
+    const beginning = Array.from({ length: 125 }, (_, at) => (at * 7) % 290)
     const request = (index: number, wave: string) =>
       engineRequest({
         id: `${wave} ${index}`,
-        promptTokens: [...beginning.slice(0, index < 3 ? 150 : 100), index, 5, index],
+        promptTokens: [...beginning.slice(0, index < 3 ? 125 : 70), index, 5, index],
         adapter: index % 2 === 0 ? adapter.digest : null,
-        maxTokens: 110,
+        maxTokens: 70,
         sampling: { ...GREEDY, temperature: 1, seed: [index, 1] },
       })
     const indexes = [0, 1, 2, 3]
     const openRunner = async (kvBudgetTokens: number) => {
-      const options = { executionProvider: 'cpu', threadCount: 2, kvBudgetTokens } as const
+      const options = { executionProvider: 'cpu', threadCount: 1, kvBudgetTokens } as const
       const runner = await createModelRunner(source, { ...options, accuracyLevel })
       runner.loadAdapter(adapter)
       return runner
     }
     const roomy = await openRunner(64 * 64)
-    const tight = await openRunner(64 * 9)
+    const tight = await openRunner(64 * 7)
     const cold: Answer[] = []
     for (const index of indexes) {
       const { answers } = await runEngine(roomy, adapter.digest, [[request(index, 'cold')]])
@@ -99,13 +99,13 @@ describe('found, copied and preempted: the same logits as cold, to the last bit'
     const waves = ['first', 'second'].map((wave) => indexes.map((index) => request(index, wave)))
     for (const runner of [roomy, tight]) {
       const { answers, stats } = await runEngine(runner, adapter.digest, waves)
-      expect(stats.prefixHitTokenCount).toBeGreaterThan(400)
+      expect(stats.prefixHitTokenCount).toBeGreaterThanOrEqual(256)
       expect(stats.preemptionCount > 0).toBe(runner === tight)
       for (const [id, answer] of answers) {
         const expected = cold[Number(id.split(' ')[1])]!
         expect(answer.tokenIds, id).toEqual(expected.tokenIds)
         expect(answer.logits, id).toEqual(expected.logits)
-        expect(answer.end).toMatchObject({ usage: { completionTokens: 110 } })
+        expect(answer.end).toMatchObject({ usage: { completionTokens: 70 } })
       }
     }
   })
