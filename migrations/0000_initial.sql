@@ -18,6 +18,8 @@ CREATE TABLE `batches` (
 	`planned_at_ms` integer NOT NULL,
 	`da_kind` text,
 	`da_commitment` text,
+	`chain_id` integer,
+	`contract` text,
 	`tx_hash` text,
 	`block_number` integer,
 	`last_error` text,
@@ -51,7 +53,8 @@ CREATE TABLE `usage` (
 	`output_hash` text NOT NULL,
 	`sketch_hash` text NOT NULL,
 	`batch_id` integer,
-	`leaf_index` integer
+	`leaf_index` integer,
+	`leaf_hash` text
 );
 --> statement-breakpoint
 CREATE INDEX `usage_by_account` ON `usage` (`account_id`,`completed_at_ms`,`request_id`);--> statement-breakpoint

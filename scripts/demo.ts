@@ -165,10 +165,11 @@ async function keepReceipt(
 ): Promise<void> {
   await mkdir(dirname(receiptFile), { recursive: true })
   await writeFile(receiptFile, `${JSON.stringify(receipt, null, 2)}\n`)
-  const [rpc, da] = target.kind === 'running' ? [stack.rpcUrl, stack.daUrl] : ['URL', 'URL']
-  const hint = target.kind === 'own' ? ' while npm start runs, whose --json prints the URLs' : ''
+  const isOwn = target.kind === 'own'
+  const hint = isOwn ? ' while npm start runs' : ''
+  const places = isOwn ? '' : ` --rpc ${stack.rpcUrl} --da ${stack.daUrl}`
   console.log(`\n  It is kept in ${receiptFile}. Check it yourself${hint}:`)
-  console.log(`  npm run verify -- ${receiptFile} --rpc ${rpc} --da ${da}\n`)
+  console.log(`  npm run verify -- ${receiptFile}${places}\n`)
 }
 
 try {

@@ -10,6 +10,7 @@ import { claimPort } from './free-port.ts'
 import { startGateway, WORKERD_PID_FILE } from './gateway.ts'
 import { startLocalChain } from './local-chain.ts'
 import { readSecrets, type Secrets, writeSecrets } from './secrets.ts'
+import { removeStackFile, writeStackFile } from './stack-file.ts'
 import type { StartOptions } from './start-options.ts'
 import { lockState, type StateLock } from './state-lock.ts'
 
@@ -26,6 +27,8 @@ export interface Stack {
   /** What an OpenAI SDK takes as its base URL. */
   readonly baseUrl: string
   readonly apiKey: string
+  /** The first model that is served; null where the upstream lists none now. */
+  readonly model: string | null
   readonly adminKey: string
   readonly dashboardUrl: string
   readonly backendUrl: string
@@ -67,6 +70,12 @@ export async function startStack(
   }
   try {
     const stack = await startParts({ options, say, env, lock, closers })
+    closers.push(() => removeStackFile(options.stateDir))
+    await writeStackFile(options.stateDir, {
+      rpcUrl: stack.rpcUrl,
+      daUrl: stack.daUrl,
+      archiveUrl: stack.baseUrl.replace(/\/v1$/, '/batches'),
+    })
     return { ...stack, close }
   } catch (error) {
     await close()
@@ -114,9 +123,12 @@ async function startParts(parts: Parts): Promise<Stack> {
     gateway.runScheduled().catch((error: Error) => parts.say(`cron: ${error.message}`))
   }, CRON_INTERVAL_MS)
   closers.push(async () => clearInterval(cron))
+  const apiKey =
+    secrets.apiKey ?? (await createFirstAccount(gateway.url, options.stateDir, secrets))
   return {
     baseUrl: `${gateway.url}/v1`,
-    apiKey: secrets.apiKey ?? (await createFirstAccount(gateway.url, options.stateDir, secrets)),
+    apiKey,
+    model: await findFirstModel(gateway.url, apiKey),
     adminKey: secrets.adminKey,
     dashboardUrl: `${gateway.url}/health`,
     backendUrl: backend.url,
@@ -226,6 +238,15 @@ async function createFirstAccount(
   if (typeof apiKey !== 'string') throw new Error(`The admin API gave no key: ${text}`)
   await writeSecrets(stateDir, { ...secrets, apiKey })
   return apiKey
+}
+
+async function findFirstModel(gatewayUrl: string, apiKey: string): Promise<string | null> {
+  const response = await fetch(`${gatewayUrl}/v1/models`, {
+    headers: { authorization: `Bearer ${apiKey}` },
+  })
+  if (!response.ok) return null
+  const list = (await response.json()) as { data: { id: string }[] } // the gateway's own answer
+  return list.data[0]?.id ?? null
 }
 
 /** Like Promise.all, but waits for all to end, so that what did start can be closed. */

@@ -1,5 +1,5 @@
 import { parseStartOptions, START_USAGE, type StartOptions } from './start-options.ts'
-import { startStack } from './start-stack.ts'
+import { type Stack, startStack } from './start-stack.ts'
 
 /** `npm start`: everything on this machine, until Ctrl-C. */
 async function main(): Promise<void> {
@@ -21,10 +21,10 @@ async function main(): Promise<void> {
   console.log(options.json ? JSON.stringify(printable) : describe(options, printable))
 }
 
-function describe(options: StartOptions, stack: Record<string, unknown>): string {
-  const model = options.upstreamUrl === null ? '' : ` (upstream ${options.upstreamUrl})`
+function describe(options: StartOptions, stack: Stack): string {
+  const upstream = options.upstreamUrl === null ? '' : ` (upstream ${options.upstreamUrl})`
   return `
-Tallygate is up${model}.
+Tallygate is up${upstream}.
 
   base URL   ${stack.baseUrl}
   API key    ${stack.apiKey}
@@ -34,7 +34,7 @@ Tallygate is up${model}.
 
   curl ${stack.baseUrl}/chat/completions \\
     -H 'authorization: Bearer ${stack.apiKey}' -H 'content-type: application/json' \\
-    -d '{"model": "SmolLM2-135M-Instruct", "messages": [{"role": "user", "content": "What is the capital of France?"}]}'
+    -d '{"model": "${stack.model ?? 'MODEL'}", "messages": [{"role": "user", "content": "What is the capital of France?"}]}'
 
 Ctrl-C stops it.`
 }

@@ -1,9 +1,12 @@
 import { readFile } from 'node:fs/promises'
 import { parseArgs } from 'node:util'
 import { type StepResult, VERIFY_STEPS, verifyReceipt } from '../protocol/verify-receipt.ts'
+import { readStackFile } from './stack-file.ts'
 import { createArchiveSource, createChainSource, createDaSource } from './verify-sources.ts'
 
 const USAGE = `npm run verify -- receipt.json [options]
+  --state DIR      state folder of a running npm start, whose chain, DA and archive are asked
+                   where no other is named (.tallygate)
   --rpc URL        JSON-RPC of the chain that the receipt names
   --da URL         EigenDA proxy to read the batch payload from
   --archive PLACE  folder or URL that has batch payloads under their keccak256; asked after --da
@@ -21,6 +24,7 @@ async function main(args: readonly string[]): Promise<number> {
     args: [...args],
     allowPositionals: true,
     options: {
+      state: { type: 'string', default: '.tallygate' },
       rpc: { type: 'string' },
       da: { type: 'string' },
       archive: { type: 'string' },
@@ -42,13 +46,15 @@ async function main(args: readonly string[]): Promise<number> {
       throw new Error(`--skip takes "chain" or "payload", not "${part}".`)
     }
   }
+  const local = await readStackFile(values.state)
+  const { rpc = local?.rpcUrl, da = local?.daUrl, archive = local?.archiveUrl } = values
   const results = await verifyReceipt(await readReceipt(path), {
-    chain: skip.has('chain') ? null : createChainSource(values.rpc),
+    chain: skip.has('chain') ? null : createChainSource(rpc),
     payloadSources: skip.has('payload')
       ? null
       : [
-          ...(values.da === undefined ? [] : [createDaSource(values.da)]),
-          ...(values.archive === undefined ? [] : [createArchiveSource(values.archive)]),
+          ...(da === undefined ? [] : [createDaSource(da)]),
+          ...(archive === undefined ? [] : [createArchiveSource(archive)]),
         ],
     contract: values.contract?.toLowerCase() ?? null,
   })

@@ -5,6 +5,7 @@ import { listBatches, runAnchorCycle } from './api/admin-anchoring.ts'
 import { createKey, listKeys, revokeKey } from './api/admin-keys.ts'
 import { allowOrigins } from './api/allow-origins.ts'
 import type { AppEnv } from './api/app-context.ts'
+import { getBatchPayload } from './api/batch-payload.ts'
 import { createChatCompletion } from './api/chat-completions.ts'
 import { createCompletion } from './api/completions.ts'
 import { getHealth } from './api/health.ts'
@@ -28,6 +29,7 @@ const ROUTES: readonly (readonly [string, string, ...MiddlewareHandler<AppEnv>[]
   ['GET', '/v1/usage', requireApiKey, getUsage],
   ['GET', '/v1/key', requireApiKey, getKey],
   ['GET', '/v1/receipts/:id', requireApiKey, getReceipt],
+  ['GET', '/batches/:payloadHash', getBatchPayload],
   ['POST', '/admin/v1/accounts', requireAdminKey, createAccount],
   ['GET', '/admin/v1/accounts/:accountId', requireAdminKey, getAccount],
   ['PATCH', '/admin/v1/accounts/:accountId', requireAdminKey, updateAccount],

@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll, expect, it } from 'vitest'
 import {
+  callAdmin,
   createInstallation,
   getJson,
   type Installation,
@@ -25,16 +26,10 @@ afterAll(async () => {
   await installation?.remove()
 })
 
-const anchorNow = () =>
-  fetch(stack.baseUrl.replace(/\/v1$/, '/admin/v1/anchor'), {
-    method: 'POST',
-    headers: { authorization: `Bearer ${stack.adminKey}` },
-  })
-
 async function anchoredReceipt(requestId: string) {
   return waitUntil(
     async () => {
-      await anchorNow()
+      await callAdmin(stack, 'POST', '/anchor')
       return getJson(stack, `/receipts/${requestId}`)
     },
     (receipt) => receipt.state === 'anchored' || receipt.state === 'final',
@@ -42,17 +37,14 @@ async function anchoredReceipt(requestId: string) {
 }
 
 /** `npm run verify`: its exit code and what it printed. */
-async function verify(receipt: unknown): Promise<{ code: number; output: string }> {
+async function verify(
+  receipt: unknown,
+  ...options: readonly string[]
+): Promise<{ code: number; output: string }> {
   const path = join(installation.folder, 'receipt.json')
   await writeFile(path, JSON.stringify(receipt))
-  return promisify(execFile)(process.execPath, [
-    VERIFY,
-    path,
-    '--rpc',
-    stack.rpcUrl,
-    '--da',
-    stack.daUrl,
-  ]).then(
+  const state = ['--state', join(installation.folder, 'state')]
+  return promisify(execFile)(process.execPath, [VERIFY, path, ...state, ...options]).then(
     ({ stdout }) => ({ code: 0, output: stdout }),
     (error) => ({ code: error.code, output: error.stdout + error.stderr }),
   )
@@ -73,6 +65,11 @@ it('gives each request a receipt that the verifier accepts, by either of its ids
     const alias = stream?.requestId.replace(/^req_/, 'chatcmpl-')
     expect(await getJson(stack, `/receipts/${alias}`)).toEqual(receipt)
     expect(await verify(receipt)).toMatchObject({ code: 0 })
+    const nowhere = join(installation.folder, 'nowhere')
+    const archive = stack.baseUrl.replace(/\/v1$/, '/batches')
+    expect(
+      await verify(receipt, ...['--state', nowhere, '--rpc', stack.rpcUrl, '--archive', archive]),
+    ).toMatchObject({ code: 0, output: expect.stringContaining(archive) })
   }
 })
 
@@ -92,12 +89,7 @@ it('names the step that a changed receipt fails at', async () => {
 it("shows a receipt to nobody but the request's own account", async () => {
   const stream = await streamChat(stack, { model: 'ada-4', maxTokens: 2 })
   await settledUsage(stack)
-  const created = await fetch(stack.baseUrl.replace(/\/v1$/, '/admin/v1/accounts'), {
-    method: 'POST',
-    headers: { authorization: `Bearer ${stack.adminKey}`, 'content-type': 'application/json' },
-    body: JSON.stringify({ name: 'somebody else' }),
-  })
-  const { api_key: apiKey } = (await created.json()) as { api_key: string }
+  const { api_key: apiKey } = await callAdmin(stack, 'POST', '/accounts', { name: 'another' })
   const stranger = await getJson({ ...stack, apiKey }, `/receipts/${stream?.requestId}`)
   expect(stranger.error).toMatchObject({ code: 'not_found' })
 })

@@ -19,7 +19,7 @@ describe('planBatch', () => {
     const expected = planBatch(records, limits, late)
     expect(expected).toMatchObject({
       outcome: 'cut',
-      batch: { requestIds: ordered.map(({ requestId }) => requestId) },
+      batch: { leaves: ordered.map(({ requestId }) => ({ requestId })) },
     })
     fc.assert(
       fc.property(fc.shuffledSubarray(records, { minLength: records.length }), (shuffled) => {
@@ -38,7 +38,7 @@ describe('planBatch', () => {
         const plan = planBatch(records, { maxAgeMs: 0, maxBytes }, late)
         if (plan.outcome === 'wait') throw new Error('nothing was cut')
         const count = Math.max(1, sizes.filter((size) => size <= maxBytes).length)
-        expect(plan.batch.requestIds).toHaveLength(count)
+        expect(plan.batch.leaves).toHaveLength(count)
         expect(plan.batch.payloadBytes).toBe(sizes[count - 1])
       }),
       { seed: 2, numRuns: 30 },

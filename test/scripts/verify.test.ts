@@ -186,7 +186,7 @@ describe('npm run verify', () => {
 async function fetchReceipt(requestId: string) {
   const found = await stack.store.findRecord(requestId)
   const row = found!.batch!
-  const batch = { row, records: await stack.store.listRecords(row.id) }
+  const batch = { row, leafHashes: await stack.store.listLeafHashes(row.id) }
   const built = buildReceipt({ record: found!.record, accountSalt: ACCOUNT_SALT, batch })
   return JSON.parse(JSON.stringify(built)) as typeof built
 }

@@ -12,12 +12,6 @@ export const ADAPTER_IDS = ['ada-1', 'ada-2', 'ada-3', 'ada-4'] as const
 /** Long enough to be caught in the middle of: the context takes a prompt beside it. */
 export const LONG_ANSWER_TOKENS = 400
 
-/** What `GET /admin/v1/accounts/{id}` says of work under way. */
-interface AccountState {
-  readonly open_reservation_count: number
-  readonly outbox_count: number
-}
-
 export interface UsageLine {
   readonly request_id: string
   readonly outcome: string
@@ -149,17 +143,27 @@ export async function getJson(
   return response.json()
 }
 
+/** A call to `/admin/v1` with the operator's key; its JSON. */
+export async function callAdmin(
+  stack: Pick<StartedStack, 'baseUrl' | 'adminKey'>,
+  method: string,
+  path: string,
+  json?: unknown,
+  // biome-ignore lint/suspicious/noExplicitAny: whatever the endpoint answers
+): Promise<any> {
+  const response = await fetch(stack.baseUrl.replace(/\/v1$/, `/admin/v1${path}`), {
+    method,
+    headers: { authorization: `Bearer ${stack.adminKey}`, 'content-type': 'application/json' },
+    ...(json !== undefined && { body: JSON.stringify(json) }),
+  })
+  return response.json()
+}
+
 /** Waits until nothing is reserved or on its way to D1, and returns all records that D1 holds. */
 export async function settledUsage(stack: StartedStack): Promise<readonly UsageLine[]> {
   const { account_id: accountId } = await getJson(stack, '/key')
-  const account = stack.baseUrl.replace(/\/v1$/, `/admin/v1/accounts/${accountId}`)
   await waitUntil(
-    async () => {
-      const response = await fetch(account, {
-        headers: { authorization: `Bearer ${stack.adminKey}` },
-      })
-      return (await response.json()) as AccountState
-    },
+    () => callAdmin(stack, 'GET', `/accounts/${accountId}`),
     (state) => state.open_reservation_count === 0 && state.outbox_count === 0,
   )
   const usage = await getJson(stack, '/usage?limit=1000')

@@ -28,7 +28,7 @@ export async function getReceipt(c: AppContext): Promise<Response> {
   const receipt = buildReceipt({
     record,
     accountSalt: account.salt,
-    batch: batch && { row: batch, records: await store.listRecords(batch.id) },
+    batch: batch && { row: batch, leafHashes: await store.listLeafHashes(batch.id) },
   })
   return c.json(receipt)
 }

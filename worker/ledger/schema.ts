@@ -37,6 +37,8 @@ export const usage = sqliteTable(
     batchId: integer('batch_id'),
     /** The leaf's place in the batch's canonical order, from 0. */
     leafIndex: integer('leaf_index'),
+    /** Hash of the row's leaf, kept so that a proof needs no other row's content; null outside a batch. */
+    leafHash: text('leaf_hash').$type<Digest>(),
   },
   (table) => [
     index('usage_by_account').on(table.accountId, table.completedAtMs, table.requestId),

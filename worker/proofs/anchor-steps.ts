@@ -54,9 +54,9 @@ async function planNext({ store, limits, nowMs }: CyclePorts): Promise<StepResul
     areAll: records.length < recordLimit,
   })
   if (plan.outcome === 'wait') return WAITING
-  const { requestIds, payloadBytes } = plan.batch
+  const { leaves, payloadBytes } = plan.batch
   if (!(await store.insertPlanned(plan.batch, nowMs()))) return WAITING
-  return advanced(`${requestIds.length} leaves, ${payloadBytes} bytes`)
+  return advanced(`${leaves.length} leaves, ${payloadBytes} bytes`)
 }
 
 async function reopen(aboveId: number, { store, nowMs }: CyclePorts): Promise<StepResult> {

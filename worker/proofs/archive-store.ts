@@ -15,7 +15,7 @@ export class ArchiveStore {
   }
 
   /** Null where there is none, or where what is there has another keccak256. */
-  async get(payloadHash: Digest): Promise<Uint8Array | null> {
+  async get(payloadHash: Digest): Promise<Uint8Array<ArrayBuffer> | null> {
     const object = await this.#bucket.get(archiveKey(payloadHash))
     if (object === null) return null
     const payload = new Uint8Array(await object.arrayBuffer())

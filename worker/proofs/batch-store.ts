@@ -55,13 +55,13 @@ export class BatchStore {
    * when one of them is in a batch already, or when another planner was faster.
    */
   async insertPlanned(plan: PlannedBatch, nowMs: number): Promise<boolean> {
-    const { requestIds, root, payloadHash, payloadBytes } = plan
-    const ids = JSON.stringify(requestIds)
+    const { root, payloadHash, payloadBytes } = plan
+    const leaves = JSON.stringify(plan.leaves)
     const [inserted] = await this.#database.batch([
       this.#database
         .prepare(INSERT_BATCH)
-        .bind(ids, requestIds.length, root, payloadHash, payloadBytes, nowMs),
-      this.#database.prepare(FILL_BATCH).bind(ids, payloadHash),
+        .bind(leaves, plan.leaves.length, root, payloadHash, payloadBytes, nowMs),
+      this.#database.prepare(FILL_BATCH).bind(leaves, payloadHash),
     ])
     return (inserted?.meta.changes ?? 0) > 0
   }
@@ -200,6 +200,16 @@ export class BatchStore {
       .orderBy(asc(usage.leafIndex))
   }
 
+  /** The leaves of a batch, in their order. */
+  async listLeafHashes(batchId: number): Promise<Digest[]> {
+    const rows = await this.#db
+      .select({ leafHash: usage.leafHash })
+      .from(usage)
+      .where(eq(usage.batchId, batchId))
+      .orderBy(asc(usage.leafIndex))
+    return rows.flatMap(({ leafHash }) => leafHash ?? [])
+  }
+
   async findRecord(requestId: string): Promise<RecordInBatch | null> {
     const [row] = await this.#db
       .select({ record: RECORD_COLUMNS, batch: batches, leafIndex: usage.leafIndex })
@@ -233,21 +243,22 @@ export class BatchStore {
   }
 }
 
-// By hand: a list of ids is one parameter this way, where D1 takes 100 at most.
+// By hand: a list of leaves is one parameter this way, where D1 takes 100 at most.
 const INSERT_BATCH = `
   INSERT INTO batches
     (id, state, leaf_count, root, payload_hash, payload_bytes, planned_at_ms, updated_at_ms)
   SELECT (SELECT coalesce(max(id), 0) + 1 FROM batches), 'planned', ?2, ?3, ?4, ?5, ?6, ?6
   WHERE ?2 = (
     SELECT count(*) FROM json_each(?1) AS planned
-    JOIN usage ON usage.request_id = planned.value
+    JOIN usage ON usage.request_id = planned.value ->> 'requestId'
     WHERE usage.batch_id IS NULL)`
 
 /** The newest batch is the one just inserted, or its payload is another: then nothing is put into it. */
 const FILL_BATCH = `
-  UPDATE usage SET batch_id = batches.id, leaf_index = planned.key
+  UPDATE usage SET
+    batch_id = batches.id, leaf_index = planned.key, leaf_hash = planned.value ->> 'hash'
   FROM json_each(?1) AS planned, batches
-  WHERE usage.request_id = planned.value AND usage.batch_id IS NULL
+  WHERE usage.request_id = planned.value ->> 'requestId' AND usage.batch_id IS NULL
     AND batches.id = (SELECT max(id) FROM batches) AND batches.payload_hash = ?2`
 
 const RECORD_COLUMNS = {

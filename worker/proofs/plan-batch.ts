@@ -18,10 +18,14 @@ export interface BatchLimits {
   readonly maxBytes: number
 }
 
+export interface PlannedLeaf {
+  readonly requestId: string
+  readonly hash: Digest
+}
+
 /** A batch as it is to be written down. */
 export interface PlannedBatch {
-  /** In the order of the leaves. */
-  readonly requestIds: readonly string[]
+  readonly leaves: readonly PlannedLeaf[]
   readonly root: Digest
   readonly payloadHash: Digest
   readonly payloadBytes: number
@@ -57,11 +61,15 @@ export function planBatch(
   if (!isFull && nowMs - oldest.completedAtMs < limits.maxAgeMs) return { outcome: 'wait' }
   const taken = entries.slice(0, chunks.length)
   const payload = joinPayload(chunks)
+  const leaves = taken.map(({ leaf }) => ({
+    requestId: leaf.requestId,
+    hash: hashUsageLeaf(leaf),
+  }))
   return {
     outcome: 'cut',
     batch: {
-      requestIds: taken.map(({ leaf }) => leaf.requestId),
-      root: buildMerkleTree(taken.map(({ leaf }) => hashUsageLeaf(leaf))).root,
+      leaves,
+      root: buildMerkleTree(leaves.map(({ hash }) => hash)).root,
       payloadHash: keccak256(payload),
       payloadBytes: payload.length,
     },

@@ -11,15 +11,16 @@ export interface ReceiptParts {
   readonly record: UsageRecord
   /** The salt of the record's account, from its object. */
   readonly accountSalt: Digest
-  /** The batch that holds the record, with all its records in order; null: in none yet. */
-  readonly batch: { readonly row: Batch; readonly records: readonly UsageRecord[] } | null
+  /** The batch that holds the record, with all its leaves in order; null: in none yet. */
+  readonly batch: { readonly row: Batch; readonly leafHashes: readonly Digest[] } | null
 }
 
 /** The receipt as things stand: pending until the batch is confirmed on chain. */
 export function buildReceipt({ record, accountSalt, batch }: ReceiptParts): Receipt {
+  const leaf = createUsageLeaf(record)
   const common = {
     version: 1 as const,
-    leaf: createUsageLeaf(record),
+    leaf,
     credits: [...record.credits],
     content: {
       salt: record.contentSalt,
@@ -30,9 +31,9 @@ export function buildReceipt({ record, accountSalt, batch }: ReceiptParts): Rece
     account: { id: record.accountId, salt: accountSalt },
   }
   if (batch === null || !isOnChain(batch.row)) return { state: 'pending', ...common }
-  const { row, records } = batch
-  const leafIndex = records.findIndex(({ requestId }) => requestId === record.requestId)
-  const tree = buildMerkleTree(records.map((other) => hashUsageLeaf(createUsageLeaf(other))))
+  const { row, leafHashes } = batch
+  const leafIndex = leafHashes.indexOf(hashUsageLeaf(leaf))
+  const tree = buildMerkleTree(leafHashes)
   return {
     state: row.state === 'final' ? 'final' : 'anchored',
     ...common,

@@ -85,6 +85,7 @@ describe('writeLedger', () => {
       ...record,
       batchId: null,
       leafIndex: null,
+      leafHash: null,
     })
   })
 

@@ -32,7 +32,10 @@ describe('insertPlanned', () => {
     const batch = await newest()
     expect(batch).toMatchObject({ state: 'planned', leafCount: 150, plannedAtMs: 5 })
     const records = await store.listRecords(batch!.id)
-    expect(records.map(({ requestId }) => requestId)).toEqual(plan.requestIds)
+    expect(records.map(({ requestId }) => requestId)).toEqual(
+      plan.leaves.map((leaf) => leaf.requestId),
+    )
+    expect(await store.listLeafHashes(batch!.id)).toEqual(plan.leaves.map((leaf) => leaf.hash))
     expect(await store.listUnanchored(10)).toEqual([])
   })
 
@@ -47,11 +50,11 @@ describe('insertPlanned', () => {
 
   it('lets one of two planners win where their records overlap, and gives ids without gaps', async () => {
     const [first, second] = [await planFresh(2), await planFresh(2)]
-    const overlapping = { ...second, requestIds: [...second.requestIds, first.requestIds[0]!] }
+    const overlapping = { ...second, leaves: [...second.leaves, first.leaves[0]!] }
     const idBefore = (await newest())!.id
     expect(await store.insertPlanned(first, 1)).toBe(true)
     expect(await store.insertPlanned(overlapping, 1)).toBe(false)
-    expect((await store.findRecord(second.requestIds[0]!))?.batch).toBeNull()
+    expect((await store.findRecord(second.leaves[0]!.requestId))?.batch).toBeNull()
     expect(await store.insertPlanned(second, 1)).toBe(true)
     expect((await newest())?.id).toBe(idBefore + 2)
   })
