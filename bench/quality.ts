@@ -61,12 +61,17 @@ async function predictParagraphs(
   const pageTokens = texts.reduce((sum, { length }) => sum + 64 * Math.ceil(length / 64), 0)
   const options = { executionProvider: 'cpu', threadCount, kvBudgetTokens: pageTokens } as const
   const runner = await createModelRunner(source, options)
-  const rows = texts.map((tokens) => ({ tokens, kv: runner.createKvRow(tokens.length) }))
+  let pageCount = 0
+  const rows = texts.map((tokens) => {
+    const kv = runner.createKvRow()
+    while (kv.capacity < tokens.length) runner.addKvPage(kv, pageCount++, 'empty')
+    return { tokens, kv }
+  })
   const predictions: Prediction[] = []
   for (let position = 0; ; position++) {
     const step = rows.flatMap(({ tokens, kv }) => {
       const [token, next] = tokens.slice(position)
-      return kv && token !== undefined && next !== undefined ? [{ kv, token, next }] : []
+      return token !== undefined && next !== undefined ? [{ kv, token, next }] : []
     })
     if (step.length === 0) break
     const logits = await runner.run(

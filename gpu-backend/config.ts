@@ -25,14 +25,32 @@ export const backendConfigSchema = z.object({
   KV_TOKENS: count(64, 1_000_000_000)
     .default(65_536)
     .describe(
-      'Size of the KV cache, tokens of all running requests together; it also caps the context. Default 65536.',
+      'Size of the KV cache, tokens of all running requests together and, as room is left, of earlier prompts; it also caps the context. Default 65536.',
     ),
   MAX_BATCH: count(1, 64)
     .default(32)
     .describe('Requests that run at the same time, choices counted apart. Default 32.'),
   MAX_QUEUE: count(1, 1_000_000)
     .default(256)
-    .describe('Requests that may wait besides; one more is answered 429. Default 256.'),
+    .describe(
+      'Requests that may wait besides; one more is answered 429, of the caller that has most waiting. Default 256.',
+    ),
+  MAX_WAIT_MS: count(1, 86_400_000)
+    .default(120_000)
+    .describe(
+      'A request that was not begun after this long is answered 429, milliseconds. Default 120000.',
+    ),
+  PROMOTE_AFTER_MS: count(1, 86_400_000)
+    .default(20_000)
+    .describe(
+      'After each such time since its arrival a request counts as one tier more urgent, milliseconds. Default 20000.',
+    ),
+  PREFIX_SHARING: z
+    .enum(['tenant', 'everyone', 'nobody'])
+    .default('tenant')
+    .describe(
+      'Whose earlier prompts spare a request the same beginning: of its own tenant, of everyone (a model whose prompts are public), of nobody. Default tenant.',
+    ),
   HOST: z
     .string()
     .min(1)

@@ -33,6 +33,8 @@ async function open(port: MessagePort, options: EngineThreadOptions) {
       runner,
       tokenBytes: (tokenId: number) => bytes[tokenId] ?? noBytes,
       limits: options.limits,
+      modelDigest: digest,
+      prefixSharing: options.prefixSharing,
       nowMs: () => performance.now(),
       openGrammar: await createXgrammar({
         tokenBytes: bytes,

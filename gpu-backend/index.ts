@@ -42,7 +42,10 @@ async function start(): Promise<void> {
         ...DEFAULT_ENGINE_LIMITS,
         maxRunningCount: config.MAX_BATCH,
         maxWaitingCount: config.MAX_QUEUE,
+        maxWaitMs: config.MAX_WAIT_MS,
+        promoteAfterMs: config.PROMOTE_AFTER_MS,
       },
+      prefixSharing: config.PREFIX_SHARING,
     },
     ({ detail, requestIds }) =>
       log('error', 'engine_fault', { requestId: requestIds.join(), stack: keepFrames(detail) }),

@@ -13,6 +13,14 @@ export const REQUEST_ID_HEADER = 'x-request-id'
 /** The account a request belongs to, for fairness between tenants. Opaque to the backend. */
 export const TENANT_HEADER = 'x-tallygate-tenant'
 
+/** How urgent a request is: one of {@link TIERS}. A backend takes none as `standard`. */
+export const TIER_HEADER = 'x-tallygate-tier'
+
+/** Most urgent first. */
+export const TIERS = ['interactive', 'standard', 'batch'] as const
+
+export type Tier = (typeof TIERS)[number]
+
 /** One contributor's part in an answer. */
 export const contributorCreditSchema = z.object({
   contributor: z.string().min(1).max(200),

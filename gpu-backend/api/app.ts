@@ -1,6 +1,12 @@
 import { createHash, timingSafeEqual } from 'node:crypto'
 import { Hono, type MiddlewareHandler } from 'hono'
-import { REQUEST_ID_HEADER, TENANT_HEADER } from '../../protocol/backend.ts'
+import {
+  REQUEST_ID_HEADER,
+  TENANT_HEADER,
+  TIER_HEADER,
+  TIERS,
+  type Tier,
+} from '../../protocol/backend.ts'
 import { BackendError } from '../errors.ts'
 import { findAdapter, listAdapters, registerAdapter, unregisterAdapter } from './adapters.ts'
 import { answerChatCompletion } from './chat-completions.ts'
@@ -64,8 +70,21 @@ function identifyRequest(services: Services): MiddlewareHandler<BackendEnv> {
     c.set('requestId', requestId)
     c.set('tenant', TENANT.test(tenant) ? tenant : 'anonymous')
     c.header(REQUEST_ID_HEADER, requestId)
+    c.set('tier', readTier(c.req.header(TIER_HEADER)))
     await next()
   }
+}
+
+function readTier(given = 'standard'): Tier {
+  const tier = TIERS.find((name) => name === given)
+  if (tier !== undefined) return tier
+  throw new BackendError(
+    'invalid_request',
+    `'${TIER_HEADER}': must be one of ${TIERS.join(', ')}`,
+    {
+      param: TIER_HEADER,
+    },
+  )
 }
 
 /** `authorization: Bearer …` on everything but `/health`; compared in constant time. */

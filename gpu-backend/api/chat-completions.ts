@@ -69,6 +69,7 @@ export async function answerChatCompletion(
     job: {
       requestId: c.var.requestId,
       tenant: c.var.tenant,
+      tier: c.var.tier,
       model: fields.model,
       prompts: [{ ...prompt, maxTokens }],
       choiceCount: fields.n ?? 1,

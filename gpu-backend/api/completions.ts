@@ -70,6 +70,7 @@ export async function answerCompletion(c: BackendContext, services: Services): P
     job: {
       requestId: c.var.requestId,
       tenant: c.var.tenant,
+      tier: c.var.tier,
       model: fields.model,
       prompts: prompts.map((prompt) => ({ ...prompt, maxTokens: limit(prompt) })),
       choiceCount,

@@ -1,5 +1,5 @@
 import { setMaxListeners } from 'node:events'
-import type { Provenance, Usage } from '../../protocol/backend.ts'
+import type { Provenance, Tier, Usage } from '../../protocol/backend.ts'
 import type {
   EngineEvent,
   EngineRequest,
@@ -22,6 +22,7 @@ export interface GenerationJob
   extends Pick<EngineRequest, 'grammar' | 'topLogprobCount' | 'wantsPromptLogprobs'> {
   readonly requestId: string
   readonly tenant: string
+  readonly tier: Tier
   /** As the caller named it. */
   readonly model: string
   readonly prompts: readonly (ChatPrompt & { readonly maxTokens: number })[]
@@ -183,6 +184,7 @@ function planRequest(services: Services, { job, target, choices }: RunningJob, i
   return {
     id: choices.length === 1 ? job.requestId : `${job.requestId}#${index}`,
     tenant: job.tenant,
+    tier: job.tier,
     promptTokens: prompt.tokens,
     adapter: target.adapter?.digest ?? null,
     maxTokens: prompt.maxTokens,

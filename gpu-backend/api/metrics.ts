@@ -37,7 +37,26 @@ async function collectMetrics(services: Services): Promise<readonly Metric[]> {
       'Part of the KV cache in use, 0 to 1.',
       stats.kvTotalTokens === 0 ? 0 : stats.kvUsedTokens / stats.kvTotalTokens,
     ),
-    counter('vllm:prompt_tokens_total', 'Prompt tokens run.', stats.promptTokenCount),
+    counter(
+      'vllm:prompt_tokens_total',
+      'Prompt tokens run or found in the cache.',
+      stats.promptTokenCount,
+    ),
+    counter(
+      'vllm:prefix_cache_queries_total',
+      'Prompt tokens looked up in the prefix cache.',
+      stats.prefixQueryTokenCount,
+    ),
+    counter(
+      'vllm:prefix_cache_hits_total',
+      'Prompt tokens found in the prefix cache.',
+      stats.prefixHitTokenCount,
+    ),
+    counter(
+      'vllm:num_preemptions_total',
+      'Times a running request lost its memory to another.',
+      stats.preemptionCount,
+    ),
     counter('vllm:generation_tokens_total', 'Tokens sampled.', stats.completionTokenCount),
     {
       name: 'vllm:lora_requests_info',
@@ -55,6 +74,11 @@ async function collectMetrics(services: Services): Promise<readonly Metric[]> {
       ],
     },
     gauge('tallygate:kv_cache_tokens', 'Size of the KV cache in tokens.', stats.kvTotalTokens),
+    gauge(
+      'tallygate:kv_cached_tokens',
+      'KV cache kept for later requests, free for running ones.',
+      stats.kvCachedTokens,
+    ),
     gauge('tallygate:loaded_adapters', 'Adapters in the engine.', stats.loadedAdapterCount),
     ...describeAdapters(entries, adapterStats),
     counter('tallygate:engine_steps_total', 'Iterations of the engine.', stats.stepCount),

@@ -1,4 +1,5 @@
 import type { Context } from 'hono'
+import type { Tier } from '../../protocol/backend.ts'
 import type { AdapterRegistry } from '../adapters/adapter-registry.ts'
 import type { AdapterIntake, AdapterStats } from '../adapters/create-adapters.ts'
 import type { EngineHandle } from '../engine-handle.ts'
@@ -41,6 +42,7 @@ export interface BackendEnv {
     readonly requestId: string
     /** Whose request it is, for fairness; one name for all who give none. */
     readonly tenant: string
+    readonly tier: Tier
   }
 }
 

@@ -1,13 +1,16 @@
 import assert from 'node:assert/strict'
-import type { KvRow } from '../engine/model-runner.ts'
+import type { KvRow, PageContent } from '../engine/model-runner.ts'
 import { PAGE_LENGTH, type RowGroup } from '../model/graph-inputs.ts'
 import type { ModelConfig } from '../model/model-source.ts'
 import type { Tensor } from './session.ts'
 
-/** A sequence's place in the cache: its pages in order, the last one partly filled. */
+/** A sequence's place in the cache. */
 export interface PagedRow extends KvRow {
   length: number
+  /** Where the pages that hold its tokens lie now, in order, the last one partly filled. */
   readonly pages: number[]
+  /** Numbers of pages that were given to it and hold none of its tokens yet. */
+  readonly emptyPages: number[]
 }
 
 /** Pages first … first + count − 1 of the cache, zero-copy. */
@@ -19,9 +22,9 @@ export interface PageRange {
 }
 
 /**
- * The keys and values of all rows, in pages of 64 positions. All memory is reserved at once (the
- * system commits it page by page as it is touched) and a row's share is admitted before its first
- * token, so nothing grows or fails in the middle.
+ * The keys and values of all rows, in pages of 64 positions. All memory is reserved at once; the
+ * system commits it page by page as it is touched. Who gets which page is the engine's decision: a
+ * page keeps its number and its content, in a row or in none, wherever it lies.
  *
  * A run reads the pages of its rows as one range of memory for each group, decode rows before chunk
  * rows: `arrange` swaps the few pages that lie elsewhere, one when a row begins a page, a row's worth
@@ -33,10 +36,12 @@ export class KvPages {
   readonly #headSize: number
   readonly #layers: readonly { readonly k: Float32Array; readonly v: Float32Array }[]
   readonly #owners: ({ row: PagedRow; index: number } | null)[]
-  /** Pages that hold anything but zeros. */
+  /** Places that hold anything but zeros. */
   readonly #isUsed: Uint8Array
+  /** Where the page of each number lies, and the number of the page that lies there. */
+  readonly #places: Int32Array
+  readonly #numbers: Int32Array
   readonly #ranges = new Map<RowGroup, PageRange>()
-  #admittedPages = 0
   #nextId = 1
 
   constructor(config: ModelConfig, budgetTokens: number) {
@@ -52,25 +57,47 @@ export class KvPages {
     }))
     this.#owners = new Array(this.pageCount).fill(null)
     this.#isUsed = new Uint8Array(this.pageCount)
+    this.#places = Int32Array.from({ length: this.pageCount }, (_, page) => page)
+    this.#numbers = this.#places.slice()
   }
 
-  get freeTokens(): number {
-    return (this.pageCount - this.#admittedPages) * PAGE_LENGTH
+  /** A row without pages. */
+  createRow(): PagedRow {
+    return {
+      id: this.#nextId++,
+      length: 0,
+      pages: [],
+      emptyPages: [],
+      get capacity() {
+        return (this.pages.length + this.emptyPages.length) * PAGE_LENGTH
+      },
+    }
   }
 
-  /** Admits a row of `capacity` tokens, rounded up to pages; null when they do not fit now. */
-  createRow(capacity: number): PagedRow | null {
-    const pageCount = Math.ceil(capacity / PAGE_LENGTH)
-    if (pageCount > this.pageCount - this.#admittedPages) return null
-    this.#admittedPages += pageCount
-    const id = this.#nextId++
-    return { id, length: 0, capacity, pages: [] }
+  /** Gives the row its next page; a filled one holds its next 64 tokens already. */
+  addPage(row: PagedRow, page: number, content: PageContent): void {
+    if (content === 'empty') {
+      row.emptyPages.push(page)
+      return
+    }
+    assert(row.length === row.capacity, 'A filled page follows full ones.')
+    this.#hang(row, page)
+    row.length += PAGE_LENGTH
   }
 
+  /** What page `from` holds, in page `to` too. */
+  copyPage(from: number, to: number): void {
+    const [source, target] = [this.#placeOf(from), this.#placeOf(to)]
+    assert(this.#owners[target] === null, `Page ${to} is no row's when another is copied into it.`)
+    this.#forEachArray((array) => this.#slice(array, target).set(this.#slice(array, source)))
+    this.#isUsed[target] = 1
+  }
+
+  /** Takes the row's pages from it; they keep what they hold. */
   freeRow(row: PagedRow): void {
-    for (const page of row.pages) this.#owners[page] = null
+    for (const place of row.pages) this.#owners[place] = null
     row.pages.length = 0
-    this.#admittedPages -= Math.ceil(row.capacity / PAGE_LENGTH)
+    row.emptyPages.length = 0
   }
 
   /** Gathers the pages of each group's rows in one range, and gives the ranges. */
@@ -97,7 +124,7 @@ export class KvPages {
     const layerSize = present.length / (2 * this.#layers.length)
     for (let i = 0; i < tokens.count; i++) {
       const slot = row.length % PAGE_LENGTH
-      if (slot === 0) this.#addPage(row)
+      if (slot === 0) this.#beginPage(row)
       const page = row.pages.at(-1)
       assert(page !== undefined, 'A row that holds tokens has a page.')
       this.#layers.forEach((layer, l) => {
@@ -119,14 +146,27 @@ export class KvPages {
     return this.#heads * PAGE_LENGTH * this.#headSize
   }
 
-  #addPage(row: PagedRow): void {
-    const page = this.#owners.indexOf(null)
-    assert(page >= 0, 'Admitted pages are free.')
+  #beginPage(row: PagedRow): void {
+    const page = row.emptyPages.shift()
+    assert(page !== undefined, 'A row has a page for each of its tokens.')
+    const place = this.#placeOf(page)
     // What an earlier row left may be NaN, which no mask can hide.
-    if (this.#isUsed[page]) this.#forEachArray((array) => this.#slice(array, page).fill(0))
-    this.#isUsed[page] = 1
-    this.#owners[page] = { row, index: row.pages.length }
-    row.pages.push(page)
+    if (this.#isUsed[place]) this.#forEachArray((array) => this.#slice(array, place).fill(0))
+    this.#isUsed[place] = 1
+    this.#hang(row, page)
+  }
+
+  #hang(row: PagedRow, page: number): void {
+    const place = this.#placeOf(page)
+    assert(this.#owners[place] === null, `Page ${page} belongs to one row.`)
+    this.#owners[place] = { row, index: row.pages.length }
+    row.pages.push(place)
+  }
+
+  #placeOf(page: number): number {
+    const place = this.#places[page]
+    assert(place !== undefined, `Page ${page} is one of ${this.pageCount}.`)
+    return place
   }
 
   /** Brings all pages of `rows` into `first … end − 1`, which is as many. */
@@ -145,19 +185,23 @@ export class KvPages {
 
   #swap(a: number, b: number): void {
     const saved = new Float32Array(this.#pageSize)
-    const isFree = this.#owners[a] === null
+    const isBlank = this.#isUsed[a] === 0
     this.#forEachArray((array) => {
-      if (!isFree) saved.set(this.#slice(array, a))
+      if (!isBlank) saved.set(this.#slice(array, a))
       this.#slice(array, a).set(this.#slice(array, b))
-      if (!isFree) this.#slice(array, b).set(saved)
+      if (!isBlank) this.#slice(array, b).set(saved)
     })
-    const ownerA = this.#owners[a] ?? null
-    const ownerB = this.#owners[b] ?? null
+    this.#isUsed[a] = 1
+    const [ownerA, ownerB] = [this.#owners[a] ?? null, this.#owners[b] ?? null]
+    const [numberA, numberB] = [this.#numbers[a] ?? a, this.#numbers[b] ?? b]
     this.#owners[a] = ownerB
     this.#owners[b] = ownerA
     if (ownerB) ownerB.row.pages[ownerB.index] = a
     if (ownerA) ownerA.row.pages[ownerA.index] = b
-    this.#isUsed[a] = 1
+    this.#numbers[a] = numberB
+    this.#numbers[b] = numberA
+    this.#places[numberB] = a
+    this.#places[numberA] = b
   }
 
   /** At least one page, for a graph's input is never empty. */

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import type { LoraWeights } from '../adapters/lora-weights.ts'
-import type { KvRow, ModelRunner, StepRow } from '../engine/model-runner.ts'
-import { EMBEDDINGS, LOGITS, PRESENT, STATES } from '../model/graph-inputs.ts'
+import type { KvRow, ModelRunner, PageContent, StepRow } from '../engine/model-runner.ts'
+import { EMBEDDINGS, LOGITS, PAGE_LENGTH, PRESENT, STATES } from '../model/graph-inputs.ts'
 import type { AccuracyLevel } from '../model/linear-graph.ts'
 import { buildLlamaGraph } from '../model/llama-graph.ts'
 import type { LinearWeights, ModelConfig, ModelSource } from '../model/model-source.ts'
@@ -44,6 +44,7 @@ class LlamaRunner implements LoraModelRunner {
   readonly #pages: KvPages
   readonly #lora: LoraSlots
   readonly #rows = new Map<number, PagedRow>()
+  readonly kvPageTokens = PAGE_LENGTH
 
   constructor(source: ModelSource, session: Session, kvBudgetTokens: number) {
     this.#config = source.config
@@ -61,18 +62,26 @@ class LlamaRunner implements LoraModelRunner {
     return this.#config.contextLength
   }
 
-  get freeKvTokens(): number {
-    return this.#pages.freeTokens
+  get kvPageCount(): number {
+    return this.#pages.pageCount
   }
 
   get loadedAdapterCount(): number {
     return this.#lora.adapterCount
   }
 
-  createKvRow(capacity: number): KvRow | null {
-    const row = this.#pages.createRow(capacity)
-    if (row) this.#rows.set(row.id, row)
+  createKvRow(): KvRow {
+    const row = this.#pages.createRow()
+    this.#rows.set(row.id, row)
     return row
+  }
+
+  addKvPage(row: KvRow, page: number, content: PageContent): void {
+    this.#pages.addPage(this.#findRow(row), page, content)
+  }
+
+  copyKvPage(from: number, to: number): void {
+    this.#pages.copyPage(from, to)
   }
 
   freeKvRow(row: KvRow): void {

@@ -1,3 +1,5 @@
+import type { Tier } from '../../protocol/backend.ts'
+
 /** What crosses between the HTTP thread and the engine thread: token ids and text, never tensors of a step. */
 
 export interface SamplingParams {
@@ -21,6 +23,7 @@ export interface EngineRequest {
   /** Unique among live requests: the gateway's request id, plus `#i` for choice i of several. */
   readonly id: string
   readonly tenant: string
+  readonly tier: Tier
   readonly promptTokens: readonly number[]
   /** Digest of a loaded adapter; null for the base model. */
   readonly adapter: string | null
@@ -57,7 +60,7 @@ type EventLogprobs = readonly TokenLogprob[]
 
 export type FinishReason = 'stop' | 'length'
 
-/** Counts that are billed. `completionTokens` is every token sampled, an end-of-sequence token too. */
+/** Counts that are billed. `cachedTokens` of the prompt's were found, not computed; `completionTokens` is every token sampled, an end-of-sequence token too. */
 export interface EngineUsage {
   readonly promptTokens: number
   readonly cachedTokens: number
@@ -106,9 +109,18 @@ export interface EngineStats {
   readonly runningCount: number
   readonly waitingCount: number
   readonly stepCount: number
+  /** Prompt tokens computed or found, as they are billed. */
   readonly promptTokenCount: number
   readonly completionTokenCount: number
+  /** Prompt tokens of the requests that were admitted, and how many of them the prefix cache had. */
+  readonly prefixQueryTokenCount: number
+  readonly prefixHitTokenCount: number
+  /** How often a running request lost its memory to another. */
+  readonly preemptionCount: number
+  /** Held by running requests. */
   readonly kvUsedTokens: number
+  /** Kept for later requests, given up as soon as running ones need it. */
+  readonly kvCachedTokens: number
   readonly kvTotalTokens: number
   readonly loadedAdapterCount: number
 }

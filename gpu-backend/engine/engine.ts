@@ -3,23 +3,28 @@ import type { TokenBytes } from '../decode/detokenizer.ts'
 import { createSampler, type Sampler } from '../decode/sampler.ts'
 import type { OpenGrammar } from './answer-grammar.ts'
 import type { EngineErrorCode, EngineEvent, EngineRequest, EngineStats } from './engine-port.ts'
+import { KvMemory } from './kv-memory.ts'
 import type { ModelRunner } from './model-runner.ts'
 import { findMaxSequenceTokens, findRefusal } from './refusal.ts'
 import { assertLimits, type EngineLimits, type PlannedRow, planStep } from './scheduler.ts'
 import {
   addStates,
+  billPrompt,
   buildStepRow,
   countUsage,
   createSequence,
+  forgetPrompt,
   meanState,
   NO_USAGE,
+  needsEachToken,
   openMask,
   type Sequence,
   takeLogprobs,
   takePromptLogits,
   takeToken,
 } from './sequence.ts'
-import { createWaitingQueue, type WaitingQueue, type WaitingRequest } from './waiting-queue.ts'
+import { sortYielding, type Urgent, urgencyLevel } from './urgency.ts'
+import { createWaitingQueue, type WaitingQueue } from './waiting-queue.ts'
 
 /** Of a request for its prompt's log probabilities alone. */
 const NO_ANSWER = {
@@ -36,6 +41,8 @@ export interface EngineParts {
   /** Digests of the adapters that a request may name. Changed by the owner, between steps only. */
   readonly adapters: ReadonlySet<string>
   readonly limits: EngineLimits
+  readonly modelDigest: string
+  readonly prefixSharing: PrefixSharing
   readonly nowMs: () => number
   readonly emit: (event: EngineEvent) => void
   /** The cause of an `internal_error`, for the log. */
@@ -44,40 +51,57 @@ export interface EngineParts {
   readonly openGrammar?: OpenGrammar
 }
 
+/** Who may find whose prompt in the cache. `nobody`: each request computes its own. */
+export type PrefixSharing = 'tenant' | 'everyone' | 'nobody'
+
 /** Continuous batching over one model. Every submitted request ends with exactly one of `finish`, `cancelled` and `error`. */
 export class Engine {
   readonly #parts: EngineParts
   readonly #sampler: Sampler
-  readonly #kvTotalTokens: number
+  readonly #memory: KvMemory
   readonly #maxSequenceTokens: number
   readonly #maxLiveCount: number
-  readonly #waiting: WaitingQueue
+  readonly #waiting: WaitingQueue<Sequence>
   /** By request id, in order of admission. */
   readonly #running = new Map<string, Sequence>()
-  readonly #liveIds = new Set<string>()
+  readonly #live = new Map<string, Sequence>()
   readonly #cancelledIds = new Set<string>()
   #stepCount = 0
   #promptTokenCount = 0
   #completionTokenCount = 0
+  #prefixQueryTokenCount = 0
+  #prefixHitTokenCount = 0
+  #preemptionCount = 0
+  #arrivedCount = 0
 
   constructor(parts: EngineParts) {
     assertLimits(parts.limits)
+    const { runner, limits, nowMs } = parts
+    assert(
+      runner.kvPageTokens % limits.chunkTokens === 0,
+      `chunkTokens is ${limits.chunkTokens}, which does not divide a page of ${runner.kvPageTokens}`,
+    )
     this.#parts = parts
-    this.#sampler = createSampler(parts.runner.vocabSize)
-    this.#kvTotalTokens = parts.runner.freeKvTokens
-    this.#maxSequenceTokens = findMaxSequenceTokens(parts.runner)
-    this.#maxLiveCount = parts.limits.maxRunningCount + parts.limits.maxWaitingCount
-    this.#waiting = createWaitingQueue(this.#maxLiveCount, parts.nowMs)
+    this.#sampler = createSampler(runner.vocabSize)
+    this.#memory = new KvMemory(runner)
+    this.#maxSequenceTokens = findMaxSequenceTokens(runner)
+    this.#maxLiveCount = limits.maxRunningCount + limits.maxWaitingCount
+    const levelOf = (urgent: Urgent) => this.#levelOf(urgent)
+    this.#waiting = createWaitingQueue<Sequence>({
+      maxLiveCount: this.#maxLiveCount,
+      nowMs,
+      levelOf,
+    })
   }
 
   get hasWork(): boolean {
-    return this.#liveIds.size > 0
+    return this.#live.size > 0
   }
 
   /** Queues the request, or refuses it with an `error` event at once. Its id must not be live. */
   submit(request: EngineRequest): void {
     const { id } = request
-    assert(!this.#liveIds.has(id), `request ${id} is live already`)
+    assert(!this.#live.has(id), `request ${id} is live already`)
     const { runner, adapters, emit } = this.#parts
     const refusal = findRefusal(request, {
       vocabSize: runner.vocabSize,
@@ -88,25 +112,30 @@ export class Engine {
       emit({ kind: 'error', id, ...refusal, retryAfterMs: null, usage: NO_USAGE })
       return
     }
-    if (this.#liveIds.size >= this.#maxLiveCount) {
-      const message = 'Too many requests are waiting. Try again later.'
-      const retryAfterMs = this.#waiting.promisePlaceMs()
-      emit({ kind: 'error', id, code: 'overloaded', message, retryAfterMs, usage: NO_USAGE })
-      return
+    const sequence = this.#createSequence(request)
+    if (this.#live.size >= this.#maxLiveCount) {
+      const displaced = this.#waiting.findDisplaced(sequence)
+      if (displaced === null) {
+        emit({ kind: 'error', id, ...this.#overload(), usage: NO_USAGE })
+        return
+      }
+      this.#refuseWaiting(displaced)
     }
-    this.#waiting.enter(request)
-    this.#liveIds.add(id)
+    this.#live.set(id, sequence)
+    this.#waiting.enter(sequence)
   }
 
   /** Drops the request before the next step begins; ids that are not live are ignored. */
   cancel(id: string): void {
-    if (this.#liveIds.has(id)) this.#cancelledIds.add(id)
+    if (this.#live.has(id)) this.#cancelledIds.add(id)
   }
 
   /** One turn: admit → schedule → run → sample → emit → free. Call it again only when it has resolved; it rejects only where the KV cache breaks its contract. */
   async step(): Promise<void> {
     this.#dropCancelled()
     this.#dropOrphans()
+    this.#dropExpired()
+    this.#growRunning()
     this.#admit()
     const rows = planStep(this.#running.values(), this.#parts.limits)
     if (rows.length === 0) return
@@ -128,55 +157,145 @@ export class Engine {
       stepCount: this.#stepCount,
       promptTokenCount: this.#promptTokenCount,
       completionTokenCount: this.#completionTokenCount,
-      kvUsedTokens: this.#kvTotalTokens - this.#parts.runner.freeKvTokens,
-      kvTotalTokens: this.#kvTotalTokens,
+      prefixQueryTokenCount: this.#prefixQueryTokenCount,
+      prefixHitTokenCount: this.#prefixHitTokenCount,
+      preemptionCount: this.#preemptionCount,
+      kvUsedTokens: this.#memory.usedTokens,
+      kvCachedTokens: this.#memory.cachedTokens,
+      kvTotalTokens: this.#memory.totalTokens,
       loadedAdapterCount: this.#parts.adapters.size,
     }
   }
 
+  #createSequence(request: EngineRequest): Sequence {
+    const { runner, tokenBytes, nowMs, modelDigest, prefixSharing } = this.#parts
+    const serial = this.#arrivedCount++
+    const { tenant, adapter } = request
+    const sharedBy = {
+      tenant: `tenant ${tenant}`,
+      everyone: 'everyone',
+      nobody: `request ${serial}`,
+    }[prefixSharing]
+    return createSequence(request, {
+      serial,
+      atMs: nowMs(),
+      tokenBytes,
+      pageTokens: runner.kvPageTokens,
+      scope: { sharedBy, model: modelDigest, adapter },
+    })
+  }
+
+  #levelOf(urgent: Urgent): number {
+    return urgencyLevel(urgent, this.#parts.nowMs(), this.#parts.limits.promoteAfterMs)
+  }
+
   #dropCancelled(): void {
     for (const id of this.#cancelledIds) {
-      const sequence = this.#running.get(id)
-      if (sequence !== undefined) {
-        this.#end(sequence, { kind: 'cancelled', id, usage: countUsage(sequence) })
-        continue
-      }
-      const entry = this.#waiting.remove(id)
-      if (entry !== null) this.#close(entry.request, { kind: 'cancelled', id, usage: NO_USAGE })
+      const sequence = this.#live.get(id)
+      if (sequence === undefined) continue
+      this.#end(sequence, { kind: 'cancelled', id, usage: countUsage(sequence) })
     }
   }
 
   /** A sequence whose adapter is gone would fail the whole step. */
   #dropOrphans(): void {
-    for (const sequence of this.#running.values()) {
+    for (const sequence of this.#live.values()) {
       if (!this.#hasAdapter(sequence.request)) {
         this.#fail(sequence, 'adapter_missing', 'The adapter was unloaded.')
       }
     }
   }
 
-  /** Takes KV memory for as many as fit, strictly in turn: a large request is not overtaken by small ones. */
-  #admit(): void {
-    const { runner, limits, tokenBytes } = this.#parts
-    while (this.#running.size < limits.maxRunningCount) {
-      const entry = this.#waiting.next()
-      if (entry === null) return
-      const { request } = entry
-      if (!this.#hasAdapter(request)) {
-        this.#refuseWaiting(entry, 'adapter_missing', 'The adapter was unloaded.')
-        continue
-      }
-      const kv = runner.createKvRow(request.promptTokens.length + request.maxTokens)
-      if (kv !== null) {
-        this.#waiting.admit(entry)
-        this.#running.set(request.id, createSequence(request, kv, tokenBytes))
-      } else if (this.#running.size === 0) {
-        const message = 'The KV cache is too small for this prompt and answer.'
-        this.#refuseWaiting(entry, 'context_length_exceeded', message)
-      } else {
-        return
+  #dropExpired(): void {
+    const { nowMs, limits } = this.#parts
+    const expired = this.#waiting.listOlderThan(nowMs() - limits.maxWaitMs)
+    for (const sequence of expired) this.#refuseWaiting(sequence)
+  }
+
+  /** Gives a page to each running sequence whose next token needs one, the most urgent first; where there is none, the least urgent give way. */
+  #growRunning(): void {
+    const yielding = sortYielding(this.#running.values(), (sequence) => this.#levelOf(sequence))
+    for (const sequence of yielding.toReversed()) {
+      while (sequence.kv !== null && sequence.computedCount === sequence.kv.row.capacity) {
+        if (this.#memory.grow(sequence.kv)) break
+        const victim = yielding.find(({ kv }) => kv !== null)
+        assert(victim !== undefined, 'who holds no memory gives none')
+        this.#preempt(victim)
       }
     }
+  }
+
+  /** Takes KV memory for as many as fit, strictly in turn: a large request is not overtaken by small ones. */
+  #admit(): void {
+    for (let next = this.#waiting.next(); next !== null; next = this.#waiting.next()) {
+      const capacityTokens = this.#planCapacity(next)
+      if (!this.#makeRoom(next, capacityTokens)) return
+      this.#start(next, capacityTokens)
+    }
+  }
+
+  /** What is known already and head-room of a page, not the whole answer: most end long before their limit. */
+  #planCapacity({ request, promptTokenCount, knownTokenCount }: Sequence): number {
+    const most = promptTokenCount + request.maxTokens
+    return Math.min(most, knownTokenCount + this.#parts.runner.kvPageTokens)
+  }
+
+  /** True when there is a place and memory, if need be after less urgent sequences gave way: as few as will do, none if all would not. */
+  #makeRoom(next: Sequence, capacityTokens: number): boolean {
+    const { maxRunningCount } = this.#parts.limits
+    const level = this.#levelOf(next)
+    const victims: Sequence[] = []
+    let releasedCount = 0
+    const isEnough = () =>
+      this.#running.size - victims.length < maxRunningCount &&
+      this.#memory.hasRoom(capacityTokens, releasedCount)
+    if (isEnough()) return true
+    for (const victim of sortYielding(this.#running.values(), (other) => this.#levelOf(other))) {
+      if (this.#levelOf(victim) <= level) return false
+      victims.push(victim)
+      releasedCount += victim.kv?.pages.length ?? 0
+      if (!isEnough()) continue
+      for (const chosen of victims) this.#preempt(chosen)
+      return true
+    }
+    return false
+  }
+
+  #start(sequence: Sequence, capacityTokens: number): void {
+    const { knownTokenCount, pageKeyOf, tenant, promptTokenCount } = sequence
+    // The last known token is run in any case, for its logits.
+    const findCount = needsEachToken(sequence)
+      ? 0
+      : Math.floor((knownTokenCount - 1) / this.#parts.runner.kvPageTokens)
+    sequence.kv = this.#memory.open(capacityTokens, pageKeyOf, findCount)
+    this.#waiting.admit(sequence)
+    this.#running.set(sequence.request.id, sequence)
+    this.#promptTokenCount += billPrompt(sequence)
+    if (sequence.cachedTokenCount !== null) return
+    sequence.cachedTokenCount = sequence.computedCount
+    this.#prefixQueryTokenCount += promptTokenCount
+    this.#prefixHitTokenCount += sequence.cachedTokenCount
+    this.#waiting.chargePrompt(tenant, promptTokenCount - sequence.cachedTokenCount)
+  }
+
+  /** Takes the sequence's memory; it waits, and goes on where it was. All its full pages stay findable until others need them. */
+  #preempt(sequence: Sequence): void {
+    this.#release(sequence, Number.POSITIVE_INFINITY)
+    forgetPrompt(sequence)
+    this.#preemptionCount++
+    this.#waiting.reenter(sequence)
+  }
+
+  #release(sequence: Sequence, keptPageCount: number): void {
+    if (sequence.kv === null) return
+    this.#memory.close(sequence.kv, sequence.pageKeyOf, keptPageCount)
+    sequence.kv = null
+    this.#running.delete(sequence.request.id)
+  }
+
+  /** Pages of the prompt alone, run in whole chunks: what later requests can begin with. */
+  #countPromptPages({ promptTokenCount }: Sequence): number {
+    return Math.floor(promptTokenCount / this.#parts.runner.kvPageTokens)
   }
 
   #hasAdapter({ adapter }: EngineRequest): boolean {
@@ -188,9 +307,7 @@ export class Engine {
     this.#stepCount++
     try {
       const logits = await this.#parts.runner.run(rows.map(buildStepRow))
-      for (const { sequence, tokenCount } of rows) {
-        if (sequence.lastToken === null) this.#promptTokenCount += tokenCount
-      }
+      for (const { sequence } of rows) this.#noteComputed(sequence)
       return logits
     } catch (error) {
       this.#parts.onFault(
@@ -202,8 +319,14 @@ export class Engine {
     }
   }
 
+  #noteComputed(sequence: Sequence): void {
+    this.#promptTokenCount += billPrompt(sequence)
+    if (sequence.kv === null) return
+    this.#memory.label(sequence.kv, sequence.pageKeyOf, this.#countPromptPages(sequence))
+  }
+
   /** Takes the states of a prompt's chunk; its last ends the sequence. */
-  #embed({ sequence, endsPrompt }: PlannedRow<Sequence>, states: Float32Array | null): void {
+  #embed({ sequence, wantsToken }: PlannedRow<Sequence>, states: Float32Array | null): void {
     const { id } = sequence.request
     if (states === null || !states.every(Number.isFinite)) {
       this.#parts.onFault(new Error('the runner gave no finite states'), [id])
@@ -211,7 +334,7 @@ export class Engine {
       return
     }
     addStates(sequence, states)
-    if (!endsPrompt) return
+    if (!wantsToken) return
     const embedding = meanState(sequence)
     const usage = countUsage(sequence)
     this.#end(sequence, {
@@ -225,19 +348,19 @@ export class Engine {
     })
   }
 
-  async #openMask({ sequence, endsPrompt }: PlannedRow<Sequence>): Promise<Int32Array | null> {
-    return endsPrompt ? openMask(sequence, this.#parts.openGrammar) : null
+  async #openMask({ sequence, wantsToken }: PlannedRow<Sequence>): Promise<Int32Array | null> {
+    return wantsToken ? openMask(sequence, this.#parts.openGrammar) : null
   }
 
   /** A fault in one sequence (NaN logits, a failed assertion) ends that sequence alone. */
   #takeRow(
-    { sequence, tokenCount, endsPrompt }: PlannedRow<Sequence>,
+    { sequence, tokenCount, wantsToken }: PlannedRow<Sequence>,
     logits: Float32Array | null,
     mask: PromiseSettledResult<Int32Array | null> | undefined,
   ): void {
     try {
       const last = logits && takePromptLogits(sequence, tokenCount, logits)
-      if (!endsPrompt) return
+      if (!wantsToken) return
       assert(last !== null, 'the runner gave no logits for a row that wants them')
       if (mask?.status === 'rejected') throw mask.reason
       this.#answer(sequence, last, mask?.value ?? null)
@@ -273,23 +396,25 @@ export class Engine {
     this.#end(sequence, { kind: 'error', id, code, message, retryAfterMs: null, usage })
   }
 
-  #end(sequence: Sequence, event: EngineEvent): void {
-    this.#running.delete(event.id)
-    this.#parts.runner.freeKvRow(sequence.kv)
-    sequence.matcher?.dispose()
-    this.#close(sequence.request, event)
+  /** Refuses a request that was never admitted. */
+  #refuseWaiting(sequence: Sequence): void {
+    const usage = countUsage(sequence)
+    this.#end(sequence, { kind: 'error', id: sequence.request.id, ...this.#overload(), usage })
   }
 
-  #refuseWaiting({ request }: WaitingRequest, code: EngineErrorCode, message: string): void {
-    const { id } = request
-    this.#waiting.remove(id)
-    const usage = NO_USAGE
-    this.#close(request, { kind: 'error', id, code, message, retryAfterMs: null, usage })
+  #overload() {
+    const retryAfterMs = this.#waiting.promisePlaceMs()
+    const message = 'Too many requests are waiting. Try again later.'
+    return { code: 'overloaded', message, retryAfterMs } as const
   }
 
   /** The one place where an accepted request ends. */
-  #close({ id, tenant }: EngineRequest, event: EngineEvent): void {
-    this.#liveIds.delete(id)
+  #end(sequence: Sequence, event: EngineEvent): void {
+    const { id, tenant } = sequence.request
+    this.#release(sequence, this.#countPromptPages(sequence))
+    sequence.matcher?.dispose()
+    this.#waiting.remove(sequence)
+    this.#live.delete(id)
     this.#cancelledIds.delete(id)
     this.#waiting.noteEnd(tenant)
     this.#parts.emit(event)

@@ -7,9 +7,12 @@
 export interface KvRow {
   readonly id: number
   readonly length: number
-  /** Tokens that fit, admitted at creation; running past it is an assertion failure. */
+  /** Tokens that fit into its pages; running past it is an assertion failure. */
   readonly capacity: number
 }
+
+/** `filled`: the page holds the row's next tokens already, as many as fit. */
+export type PageContent = 'empty' | 'filled'
 
 /** One sequence's share of a step: one token for decode, a chunk of its prompt for prefill. */
 export interface StepRow {
@@ -27,10 +30,16 @@ export interface StepRow {
 export interface ModelRunner {
   readonly vocabSize: number
   readonly contextLength: number
-  /** Tokens of KV cache that can still be admitted. */
-  readonly freeKvTokens: number
-  /** Admits `capacity` tokens of KV memory before any is used; null when they do not fit now. */
-  readonly createKvRow: (capacity: number) => KvRow | null
+  /** The KV cache is pages 0 … `kvPageCount` − 1, of `kvPageTokens` tokens each. */
+  readonly kvPageTokens: number
+  readonly kvPageCount: number
+  /** A row without pages. */
+  readonly createKvRow: () => KvRow
+  /** Gives the row its next page, which is in no other row. A filled one follows full ones only. */
+  readonly addKvPage: (row: KvRow, page: number, content: PageContent) => void
+  /** Page `to`, which is in no row, then holds what page `from` holds. */
+  readonly copyKvPage: (from: number, to: number) => void
+  /** The row is gone; what its pages hold stays until they are given out as empty. */
   readonly freeKvRow: (row: KvRow) => void
   /**
    * Runs one step over the rows, in one session run, and appends their keys and values. Returns

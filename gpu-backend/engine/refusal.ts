@@ -1,9 +1,9 @@
 import type { EngineErrorCode, EngineRequest } from './engine-port.ts'
 import type { ModelRunner } from './model-runner.ts'
 
-/** Longest prompt and answer together, by a runner without rows: what the model was made for, or less where the KV cache is smaller. */
+/** Longest prompt and answer together: what the model was made for, or less where the KV cache is smaller. */
 export function findMaxSequenceTokens(runner: ModelRunner): number {
-  return Math.min(runner.contextLength, runner.freeKvTokens)
+  return Math.min(runner.contextLength, runner.kvPageCount * runner.kvPageTokens)
 }
 
 export interface ServedModel {

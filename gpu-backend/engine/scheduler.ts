@@ -5,6 +5,10 @@ export interface EngineLimits {
   readonly maxRunningCount: number
   /** Requests that may wait besides; when `maxRunningCount + maxWaitingCount` are live, one more is refused as `overloaded`. */
   readonly maxWaitingCount: number
+  /** Of these requests, one that was never admitted is refused as `overloaded` after this long. */
+  readonly maxWaitMs: number
+  /** After each such time since its arrival a request counts as one tier more urgent. */
+  readonly promoteAfterMs: number
   /** Tokens of one step, decode rows and prompt chunks together: bounds the wait that one prompt adds to everybody's next token. */
   readonly maxStepTokens: number
   /** Prompts are run in pieces that end at multiples of this, counted from their start and never by what else runs, so that an answer does not depend on its company. */
@@ -14,6 +18,8 @@ export interface EngineLimits {
 export const DEFAULT_ENGINE_LIMITS: EngineLimits = {
   maxRunningCount: 32,
   maxWaitingCount: 256,
+  maxWaitMs: 120_000,
+  promoteAfterMs: 20_000,
   maxStepTokens: 128,
   chunkTokens: 64,
 }
@@ -34,7 +40,9 @@ export function assertLimits(limits: EngineLimits): void {
 /** What the planner needs to know of a running sequence. */
 export interface RunningView {
   readonly promptTokenCount: number
-  /** Tokens that are in the KV cache. */
+  /** The prompt and what was sampled. */
+  readonly knownTokenCount: number
+  /** Tokens that are in the KV cache: fewer than are known. */
   readonly computedCount: number
 }
 
@@ -43,14 +51,15 @@ export interface PlannedRow<T extends RunningView> {
   readonly sequence: T
   /** 1 for a decode row; for a prompt the rest of its current chunk. */
   readonly tokenCount: number
-  /** Whether a token is sampled after the row: not while the prompt goes on. */
-  readonly endsPrompt: boolean
+  /** Whether a token is sampled after the row: not while there are known tokens behind it. */
+  readonly wantsToken: boolean
 }
 
 /**
  * Plans one step over the running sequences, in their order of admission: every sequence that
  * decodes gets its token; what is left of the budget goes to prompts, one chunk each, and stops at
  * the first that does not fit, so that a later short chunk never overtakes an earlier long one.
+ * After a preemption what was sampled is run again one by one, as at first: a chunk rounds differently.
  */
 export function planStep<T extends RunningView>(
   running: Iterable<T>,
@@ -60,7 +69,7 @@ export function planStep<T extends RunningView>(
   const prompts: T[] = []
   for (const sequence of running) {
     if (sequence.computedCount < sequence.promptTokenCount) prompts.push(sequence)
-    else decodes.push({ sequence, tokenCount: 1, endsPrompt: true })
+    else decodes.push(planRow(sequence, 1))
   }
   const chunks: PlannedRow<T>[] = []
   let budget = limits.maxStepTokens - decodes.length
@@ -76,6 +85,10 @@ export function planStep<T extends RunningView>(
 function planChunk<T extends RunningView>(sequence: T, chunkTokens: number): PlannedRow<T> {
   const { computedCount, promptTokenCount } = sequence
   const gridEnd = (Math.floor(computedCount / chunkTokens) + 1) * chunkTokens
-  const end = Math.min(gridEnd, promptTokenCount)
-  return { sequence, tokenCount: end - computedCount, endsPrompt: end === promptTokenCount }
+  return planRow(sequence, Math.min(gridEnd, promptTokenCount) - computedCount)
+}
+
+function planRow<T extends RunningView>(sequence: T, tokenCount: number): PlannedRow<T> {
+  const wantsToken = sequence.computedCount + tokenCount === sequence.knownTokenCount
+  return { sequence, tokenCount, wantsToken }
 }

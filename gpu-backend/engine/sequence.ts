@@ -1,26 +1,42 @@
 import assert from 'node:assert/strict'
+import type { Tier } from '../../protocol/backend.ts'
 import { createDetokenizer, type Detokenizer, type TokenBytes } from '../decode/detokenizer.ts'
 import { measureLogprob } from '../decode/logprob.ts'
 import { createSampleHistory, type SampleHistory } from '../decode/sampler.ts'
 import { createStopRule, type StopRule } from '../decode/stop-rule.ts'
 import type { AnswerMatcher, OpenGrammar } from './answer-grammar.ts'
 import type { EngineRequest, EngineUsage, FinishReason, TokenLogprob } from './engine-port.ts'
-import type { KvRow, StepRow } from './model-runner.ts'
+import type { HeldKv } from './kv-memory.ts'
+import type { StepRow } from './model-runner.ts'
+import { createPageKeys, type PageKeyScope } from './page-keys.ts'
 import type { PlannedRow } from './scheduler.ts'
 
-/** An admitted request: it holds KV memory and gets rows of steps. */
+/** An accepted request: it waits, or holds KV memory and gets rows of steps. */
 export interface Sequence {
   readonly request: EngineRequest
-  readonly kv: KvRow
+  readonly tenant: string
+  readonly tier: Tier
+  readonly arrivedAtMs: number
+  /** Number in the order of arrival. */
+  readonly serial: number
+  /** The prompt, and behind it what was sampled so far. */
+  readonly tokens: number[]
+  /** See `createPageKeys`. */
+  readonly pageKeyOf: (index: number) => string
   readonly history: SampleHistory
   readonly stopTokenIds: ReadonlySet<number>
   readonly detokenizer: Detokenizer
   readonly stopRule: StopRule
   readonly promptTokenCount: number
+  readonly knownTokenCount: number
   /** Tokens in the KV cache. */
   readonly computedCount: number
-  /** The token to run next; null until the prompt is computed. */
-  lastToken: number | null
+  /** Null while it waits. */
+  kv: HeldKv | null
+  /** Tokens of the prompt that were found in the cache when it was first admitted; null before. */
+  cachedTokenCount: number | null
+  /** Tokens of the prompt that are billed: computed or found, once each. */
+  billedPromptCount: number
   /** [H]: with `embed`, the sum of the computed tokens' states; null before the first. */
   stateSum: Float64Array | null
   /** Null where the answer is free, and until its first token. */
@@ -29,23 +45,40 @@ export interface Sequence {
   readonly untoldLogprobs: TokenLogprob[]
 }
 
-export function createSequence(
-  request: EngineRequest,
-  kv: KvRow,
-  tokenBytes: TokenBytes,
-): Sequence {
+export interface Arrival {
+  readonly atMs: number
+  readonly serial: number
+  readonly tokenBytes: TokenBytes
+  readonly pageTokens: number
+  readonly scope: PageKeyScope
+}
+
+export function createSequence(request: EngineRequest, arrival: Arrival): Sequence {
+  const tokens = [...request.promptTokens]
+  const promptTokenCount = tokens.length
+  const { scope, pageTokens } = arrival
   return {
     request,
-    kv,
+    tenant: request.tenant,
+    tier: request.tier,
+    arrivedAtMs: arrival.atMs,
+    serial: arrival.serial,
+    tokens,
+    pageKeyOf: createPageKeys({ scope, tokens, promptTokenCount, pageTokens }),
     history: createSampleHistory(request.sampling, request.promptTokens),
     stopTokenIds: new Set(request.stopTokenIds),
-    detokenizer: createDetokenizer(tokenBytes),
+    detokenizer: createDetokenizer(arrival.tokenBytes),
     stopRule: createStopRule(request.stop),
-    promptTokenCount: request.promptTokens.length,
-    get computedCount() {
-      return kv.length
+    promptTokenCount,
+    get knownTokenCount() {
+      return tokens.length
     },
-    lastToken: null,
+    get computedCount() {
+      return this.kv?.row.length ?? 0
+    },
+    kv: null,
+    cachedTokenCount: null,
+    billedPromptCount: 0,
     stateSum: null,
     matcher: null,
     untoldLogprobs: [],
@@ -53,19 +86,34 @@ export function createSequence(
 }
 
 /** The row of a step as the runner wants it. */
-export function buildStepRow({ sequence, tokenCount, endsPrompt }: PlannedRow<Sequence>): StepRow {
-  const { kv, request, lastToken } = sequence
-  const tokens =
-    lastToken === null
-      ? Int32Array.from(request.promptTokens.slice(kv.length, kv.length + tokenCount))
-      : Int32Array.of(lastToken)
+export function buildStepRow({ sequence, tokenCount, wantsToken }: PlannedRow<Sequence>): StepRow {
+  const { kv, request, tokens, computedCount } = sequence
+  assert(kv !== null, 'a planned sequence holds KV memory')
   const wantStates = request.embed ?? false
-  const wantLogits = wantsPromptLogits(sequence) ? 'all' : endsPrompt && !wantStates
-  return { kv, tokens, adapter: request.adapter, wantLogits, wantStates }
+  return {
+    kv: kv.row,
+    tokens: Int32Array.from(tokens.slice(computedCount, computedCount + tokenCount)),
+    adapter: request.adapter,
+    wantLogits: wantsPromptLogits(sequence) ? 'all' : wantsToken && !wantStates,
+    wantStates,
+  }
 }
 
-function wantsPromptLogits({ request, lastToken }: Sequence): boolean {
-  return request.wantsPromptLogprobs && lastToken === null
+/** Whether something is wanted of each token of the prompt, so that none may be found in the cache. */
+export function needsEachToken({ request }: Sequence): boolean {
+  return request.embed === true || request.wantsPromptLogprobs
+}
+
+/** Of a sequence that gives its memory up: what of its prompt no event has told will be measured again. */
+export function forgetPrompt(sequence: Sequence): void {
+  if (sequence.history.sampledCount > 0) return
+  sequence.stateSum = null
+  sequence.untoldLogprobs.length = 0
+}
+
+/** Not again after a preemption, once they are told. */
+function wantsPromptLogits({ request, history }: Sequence): boolean {
+  return request.wantsPromptLogprobs && history.sampledCount === 0
 }
 
 /** Notes what a chunk's logits ([T, V]) say of the prompt, and gives the last token's ([V]). */
@@ -75,11 +123,11 @@ export function takePromptLogits(
   logits: Float32Array,
 ): Float32Array {
   if (!wantsPromptLogits(sequence)) return logits
-  const { request, kv, untoldLogprobs } = sequence
+  const { request, computedCount, untoldLogprobs } = sequence
   const vocabSize = logits.length / tokenCount
   const rowOf = (index: number) => logits.subarray(index * vocabSize, (index + 1) * vocabSize)
   for (let i = 0; i < tokenCount; i++) {
-    const next = request.promptTokens[kv.length - tokenCount + i + 1]
+    const next = request.promptTokens[computedCount - tokenCount + i + 1]
     if (next === undefined) break
     untoldLogprobs.push(measureLogprob(rowOf(i), next, request.topLogprobCount ?? 0))
   }
@@ -132,7 +180,7 @@ export interface AnswerStep {
 /** Takes the token that was just sampled (and is in `history`). */
 export function takeToken(sequence: Sequence, tokenId: number): AnswerStep {
   const { stopRule, detokenizer, history, request } = sequence
-  sequence.lastToken = tokenId
+  sequence.tokens.push(tokenId)
   sequence.matcher?.accept(tokenId)
   if (sequence.stopTokenIds.has(tokenId)) {
     return { token: null, finish: { reason: 'stop', text: stopRule.flush() } }
@@ -146,11 +194,19 @@ export function takeToken(sequence: Sequence, tokenId: number): AnswerStep {
 
 export const NO_USAGE: EngineUsage = { promptTokens: 0, cachedTokens: 0, completionTokens: 0 }
 
-/** What was computed so far: the whole prompt once a token is sampled, its finished chunks before. */
-export function countUsage({ kv, history, promptTokenCount }: Sequence): EngineUsage {
+/** Bills what of the prompt is in the KV cache and was not billed yet; gives its tokens. */
+export function billPrompt(sequence: Sequence): number {
+  const doneCount = Math.min(sequence.computedCount, sequence.promptTokenCount)
+  const newCount = Math.max(0, doneCount - sequence.billedPromptCount)
+  sequence.billedPromptCount += newCount
+  return newCount
+}
+
+/** What was computed so far: the whole prompt once a token is sampled, its finished chunks before. Nothing counts twice. */
+export function countUsage(sequence: Sequence): EngineUsage {
   return {
-    promptTokens: Math.min(kv.length, promptTokenCount),
-    cachedTokens: 0,
-    completionTokens: history.sampledCount,
+    promptTokens: sequence.billedPromptCount,
+    cachedTokens: sequence.cachedTokenCount ?? 0,
+    completionTokens: sequence.history.sampledCount,
   }
 }

@@ -156,6 +156,26 @@ describe('a backend over a tiny model', () => {
     expect((await long).usage?.completion_tokens).toBe(200)
   })
 
+  test('a prompt that was asked before is found in the cache: said in the usage and in the metrics', async () => {
+    const { client, url } = backend
+    const ask = () =>
+      client.completions.create({
+        model: 'one',
+        prompt: 'once upon a time '.repeat(12),
+        max_tokens: 1,
+      })
+    const first = await ask()
+    const second = await ask()
+    const cachedTokens = 64 * Math.floor((first.usage!.prompt_tokens - 1) / 64)
+    expect(cachedTokens).toBeGreaterThan(0)
+    expect(first.usage?.prompt_tokens_details?.cached_tokens).toBe(0)
+    expect(second.usage).toMatchObject({ prompt_tokens_details: { cached_tokens: cachedTokens } })
+    const metrics = await (await fetch(`${url}/metrics`)).text()
+    const hitTokens = Number(/^vllm:prefix_cache_hits_total (\d+)$/m.exec(metrics)?.[1])
+    expect(hitTokens).toBeGreaterThanOrEqual(cachedTokens)
+    expect(metrics).toMatch(/^tallygate:kv_cached_tokens [1-9]\d*$/m)
+  })
+
   test('a client that leaves frees its place in the engine', async () => {
     const abort = new AbortController()
     const headers = { 'x-request-id': 'req_left' }

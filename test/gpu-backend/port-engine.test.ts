@@ -2,6 +2,7 @@ import { MessageChannel, type MessagePort } from 'node:worker_threads'
 import { afterEach, expect, test } from 'vitest'
 import type { LoraWeights } from '../../gpu-backend/adapters/lora-weights.ts'
 import type { EngineEvent } from '../../gpu-backend/engine/engine-port.ts'
+import { DEFAULT_ENGINE_LIMITS } from '../../gpu-backend/engine/scheduler.ts'
 import type { EngineFault } from '../../gpu-backend/engine-messages.ts'
 import { createPortEngine } from '../../gpu-backend/port-engine.ts'
 import { type AdapterSlots, serveEngine } from '../../gpu-backend/serve-engine.ts'
@@ -23,7 +24,15 @@ function setUp(toy: Partial<ToyOptions> = {}, slots: Partial<AdapterSlots> = {})
     parts: {
       runner,
       tokenBytes: toyTokenBytes,
-      limits: { maxRunningCount: 8, maxWaitingCount: 8, maxStepTokens: 64, chunkTokens: 16 },
+      limits: {
+        ...DEFAULT_ENGINE_LIMITS,
+        maxRunningCount: 8,
+        maxWaitingCount: 8,
+        maxStepTokens: 64,
+        chunkTokens: 16,
+      },
+      modelDigest: 'model',
+      prefixSharing: 'tenant',
       nowMs: () => 0,
     },
     slots: { loadAdapter: () => {}, unloadAdapter: () => {}, ...slots },

@@ -16,6 +16,7 @@ export const GREEDY: SamplingParams = {
 export function engineRequest(fields: Partial<EngineRequest> & { id: string }): EngineRequest {
   return {
     tenant: 'tenant',
+    tier: 'standard',
     promptTokens: [1, 2, 3],
     adapter: null,
     maxTokens: 8,

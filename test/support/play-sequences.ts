@@ -46,6 +46,31 @@ export function startRunner(
   })
 }
 
+const usedPages = new WeakMap<LoraModelRunner, Set<number>>()
+const pagesOfRow = new WeakMap<KvRow, readonly number[]>()
+
+/** A row of empty pages for so many tokens, the free pages with the lowest numbers. */
+export function openKvRow(runner: LoraModelRunner, capacity: number): KvRow {
+  const used = usedPages.get(runner) ?? new Set()
+  usedPages.set(runner, used)
+  const row = runner.createKvRow()
+  const pages: number[] = []
+  for (let page = 0; row.capacity < capacity; page++) {
+    if (used.has(page)) continue
+    runner.addKvPage(row, page, 'empty')
+    used.add(page)
+    pages.push(page)
+  }
+  pagesOfRow.set(row, pages)
+  return row
+}
+
+/** Frees a row of {@link openKvRow} and its pages. */
+export function closeKvRow(runner: LoraModelRunner, row: KvRow): void {
+  runner.freeKvRow(row)
+  for (const page of pagesOfRow.get(row) ?? []) usedPages.get(runner)?.delete(page)
+}
+
 export function cutInto(length: number, size: number): number[] {
   return Array.from({ length: Math.ceil(length / size) }, (_, i) =>
     Math.min(size, length - i * size),
@@ -95,8 +120,8 @@ async function runStep(
   step: readonly { sequence: Sequence; cut: number }[],
 ): Promise<void> {
   const rows = step.map(({ sequence, cut }) => {
-    sequence.kv ??= runner.createKvRow(sequence.tokens.length)
-    const kv = sequence.kv!
+    sequence.kv ??= openKvRow(runner, sequence.tokens.length)
+    const { kv } = sequence
     const tokens = Int32Array.from(sequence.tokens.slice(kv.length, kv.length + cut))
     return { kv, tokens, adapter: sequence.adapter?.digest ?? null, wantLogits: true }
   })

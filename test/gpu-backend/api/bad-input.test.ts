@@ -276,6 +276,15 @@ test.each([undefined, 'Bearer', 'Bearer wrong', `Basic key-${CANARY}`])(
   },
 )
 
+test('a tier that is none is refused by name, and no tier is standard', async () => {
+  const ask = (tier: Record<string, string>) =>
+    fetch(`${backend.url}/v1/models`, { headers: { authorization, ...tier } })
+  const refused = await ask({ 'x-tallygate-tier': 'express' })
+  expect(refused.status).toBe(400)
+  expect(await refused.json()).toMatchObject({ error: { param: 'x-tallygate-tier' } })
+  expect((await ask({})).status).toBe(200)
+})
+
 test('a request id outside the grammar is replaced, one inside is kept', async () => {
   const ask = async (id: string) => {
     const headers = { authorization, 'x-request-id': id }

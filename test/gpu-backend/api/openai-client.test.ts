@@ -133,6 +133,7 @@ test('the parameters of a request reach the engine', async () => {
   })
   expect(backend.engine.requests[0]).toMatchObject({
     tenant: 'anonymous',
+    tier: 'standard',
     adapter: null,
     maxTokens: 5,
     stop: ['END'],
@@ -227,9 +228,15 @@ test('a request id that is running is refused, one that has ended is taken again
   })
   const stream = await client.chat.completions.create(
     { model: 'tiny', messages, stream: true },
-    { headers: { 'x-request-id': 'req_same', 'x-tallygate-tenant': 'acct_1' } },
+    {
+      headers: {
+        'x-request-id': 'req_same',
+        'x-tallygate-tenant': 'acct_1',
+        'x-tallygate-tier': 'batch',
+      },
+    },
   )
-  expect(backend.engine.requests[0]?.tenant).toBe('acct_1')
+  expect(backend.engine.requests[0]).toMatchObject({ tenant: 'acct_1', tier: 'batch' })
   const ask = () => client.chat.completions.create({ model: 'tiny', messages }, withId('req_same'))
   await expect(ask()).rejects.toMatchObject({ status: 400, param: 'x-request-id' })
   held.resolve()

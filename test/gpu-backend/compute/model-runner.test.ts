@@ -3,9 +3,11 @@ import type { LoraWeights } from '../../../gpu-backend/adapters/lora-weights.ts'
 import type { KvRow } from '../../../gpu-backend/engine/model-runner.ts'
 import type { ModelSource } from '../../../gpu-backend/model/model-source.ts'
 import {
+  closeKvRow,
   createSequence,
   cutInto,
   isDone,
+  openKvRow,
   play,
   playRandomly,
   type Sequence,
@@ -77,7 +79,7 @@ describe('agrees with the reference in float32', () => {
           `round ${round}`,
           () => isDone(leaving),
         )
-        if (leaving?.kv) runner.freeKvRow(leaving.kv)
+        if (leaving?.kv) closeKvRow(runner, leaving.kv)
         if (leaving?.adapter) runner.unloadAdapter(leaving.adapter.digest)
       }
     }
@@ -228,14 +230,38 @@ describe('admits, and refuses what it cannot run', () => {
     { kv, tokens: Int32Array.from(tokens), adapter, wantLogits: true },
   ]
 
-  test('KV rows by whole pages, within the budget', async () => {
-    const runner = await startRunner(source, { kvBudgetTokens: 200 })
-    expect(runner.freeKvTokens).toBe(192)
-    const row = runner.createKvRow(65)
-    expect(runner.freeKvTokens).toBe(64)
-    expect(runner.createKvRow(65)).toBeNull()
-    if (row) runner.freeKvRow(row)
-    expect(runner.freeKvTokens).toBe(192)
+  test('a row that begins with the pages of another goes on from there, adopted or copied', async () => {
+    const runner = await startRunner(source, { kvBudgetTokens: 64 * 4 })
+    expect(runner.kvPageCount).toBe(4)
+    const first = createSequence(source, { seed: 1, tokenCount: 80 })
+    first.kv = runner.createKvRow()
+    for (const page of [0, 1]) runner.addKvPage(first.kv, page, 'empty')
+    await play(runner, [first], cutInto(80, 64))
+    const second = { ...first, logits: new Map<number, Float32Array>(), kv: runner.createKvRow() }
+    runner.copyKvPage(0, 2)
+    runner.addKvPage(second.kv, 2, 'filled')
+    runner.addKvPage(second.kv, 3, 'empty')
+    expect(second.kv).toMatchObject({ length: 64, capacity: 128 })
+    await play(runner, [second], [16])
+    expect(second.logits.get(80)).toEqual(first.logits.get(80))
+    runner.freeKvRow(first.kv)
+    runner.freeKvRow(second.kv)
+    const third = { ...second, logits: new Map<number, Float32Array>(), kv: runner.createKvRow() }
+    runner.addKvPage(third.kv, 2, 'filled')
+    runner.addKvPage(third.kv, 0, 'empty')
+    await play(runner, [third], [16])
+    expect(third.logits.get(80)).toEqual(first.logits.get(80))
+  })
+
+  test('a page belongs to one row, and a filled one follows full ones', async () => {
+    const runner = await startRunner(source, { kvBudgetTokens: 64 * 4 })
+    const sequence = createSequence(source, { seed: 1, tokenCount: 10 })
+    await play(runner, [sequence], [10])
+    const other = runner.createKvRow()
+    expect(() => runner.addKvPage(other, 0, 'filled')).toThrow('Page 0 belongs to one row')
+    expect(() => runner.addKvPage(sequence.kv!, 1, 'filled')).toThrow('follows full ones')
+    expect(() => runner.copyKvPage(1, 0)).toThrow('Page 0 is no row')
+    expect(() => runner.copyKvPage(4, 1)).toThrow('Page 4 is one of 4')
   })
 
   test('a full cache still runs prompts that have no past', async () => {
@@ -249,10 +275,10 @@ describe('admits, and refuses what it cannot run', () => {
 
   test('tokens past the capacity or the context, unknown tokens, rows and adapters', async () => {
     const runner = await startRunner(source)
-    const small = runner.createKvRow(2)!
-    const large = runner.createKvRow(400)!
+    const small = openKvRow(runner, 2)
+    const large = openKvRow(runner, 400)
     await expect(runner.run([])).rejects.toThrow('A step has rows')
-    await expect(runner.run(step(small, [1, 2, 3]))).rejects.toThrow('holds 2 tokens')
+    await expect(runner.run(step(small, new Array(65).fill(1)))).rejects.toThrow('holds 64 tokens')
     await expect(runner.run(step(large, new Array(129).fill(1)))).rejects.toThrow('context')
     await expect(runner.run(step(small, [300]))).rejects.toThrow('vocabulary')
     await expect(runner.run(step(small, []))).rejects.toThrow('has tokens to run')
@@ -281,7 +307,7 @@ describe('admits, and refuses what it cannot run', () => {
     await playRandomly(runner, [wild, calm], 'overflow')
     expect([...wild.logits.values()].some((logits) => logits.some(Number.isNaN))).toBe(true)
     expect(worstError(source, calm)).toBeLessThan(FLOAT32_TOLERANCE)
-    if (wild.kv) runner.freeKvRow(wild.kv)
+    if (wild.kv) closeKvRow(runner, wild.kv)
     const after = createSequence(source, { seed: 3, tokenCount: 100 })
     await playRandomly(runner, [after, calm], 'after overflow')
     expect(worstError(source, after)).toBeLessThan(FLOAT32_TOLERANCE)

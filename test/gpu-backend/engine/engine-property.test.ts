@@ -3,40 +3,51 @@ import { expect, test } from 'vitest'
 import { Engine } from '../../../gpu-backend/engine/engine.ts'
 import type { EngineEvent, EngineRequest } from '../../../gpu-backend/engine/engine-port.ts'
 import type { EngineLimits } from '../../../gpu-backend/engine/scheduler.ts'
+import { TIERS } from '../../../protocol/backend.ts'
 import { engineRequest, GREEDY } from '../../support/engine-request.ts'
 import {
   createToyRunner,
   TOY_EOS,
   TOY_VOCAB_SIZE,
   type ToyOptions,
+  type ToyRunner,
   toyTokenBytes,
 } from '../../support/toy-runner.ts'
 
 const LIMITS: EngineLimits = {
   maxRunningCount: 5,
   maxWaitingCount: 6,
+  maxWaitMs: 60,
+  promoteAfterMs: 15,
   maxStepTokens: 16,
   chunkTokens: 4,
 }
 
 function setUp(options: Partial<ToyOptions> = {}, limits = LIMITS) {
-  const runner = createToyRunner({ kvTokens: 120, contextLength: 60, ...options })
+  const runner = createToyRunner({ kvTokens: 80, contextLength: 60, pageTokens: 4, ...options })
+  const clock = { nowMs: 0 }
   const events: EngineEvent[] = []
   const engine = new Engine({
     runner,
     tokenBytes: toyTokenBytes,
     adapters: new Set(['x', 'y']),
     limits,
-    nowMs: () => 0,
+    modelDigest: 'model',
+    prefixSharing: 'tenant',
+    nowMs: () => clock.nowMs,
     emit: (event) => events.push(event),
     onFault: () => {},
   })
-  return { runner, engine, events }
+  return { runner, engine, events, clock }
 }
 
 const requestFields = fc.record({
   tenant: fc.constantFrom('a', 'b', 'c'),
-  promptTokens: fc.array(fc.nat(TOY_VOCAB_SIZE - 1), { minLength: 1, maxLength: 20 }),
+  tier: fc.constantFrom(...TIERS),
+  // Beginnings that several share, and tails of their own.
+  promptTokens: fc
+    .tuple(fc.nat(14), fc.array(fc.nat(TOY_VOCAB_SIZE - 1), { minLength: 1, maxLength: 6 }))
+    .map(([length, tail]) => [...Array(length).keys(), ...tail]),
   adapter: fc.constantFrom(null, 'x', 'y', 'unknown'),
   maxTokens: fc.integer({ min: 1, max: 45 }),
   stop: fc.constantFrom([], ['a', 'zz'], ['STOP', 'é']),
@@ -58,23 +69,40 @@ function buildRequests(
   )
 }
 
-test('gives every request the answer that it gets alone', async () => {
+/** What the caller gets: all but how much of the prompt the cache had. */
+function forget(events: readonly EngineEvent[]): unknown[] {
+  return events.map((event) =>
+    'usage' in event ? { ...event, usage: { ...event.usage, cachedTokens: 0 } } : event,
+  )
+}
+
+test('gives every request the answer that it gets alone and cold, whatever it finds in the cache and however often it is preempted', async () => {
+  let preemptionCount = 0
+  let hitTokenCount = 0
   await fc.assert(
     fc.asyncProperty(fc.array(requestFields, { minLength: 2, maxLength: 10 }), async (fields) => {
       const requests = buildRequests(fields)
       const together = setUp()
-      for (const request of requests) together.engine.submit(request)
+      for (const [index, request] of requests.entries()) {
+        together.engine.submit(request)
+        if (index % 3 === 2) await together.engine.step()
+      }
       while (together.engine.hasWork) await together.engine.step()
       expect(together.runner.misuse).toBeNull()
+      preemptionCount += together.engine.stats.preemptionCount
+      hitTokenCount += together.engine.stats.prefixHitTokenCount
       for (const request of requests) {
         const alone = setUp()
         alone.engine.submit(request)
         while (alone.engine.hasWork) await alone.engine.step()
-        expect(together.events.filter((event) => event.id === request.id)).toEqual(alone.events)
+        const own = together.events.filter((event) => event.id === request.id)
+        expect(forget(own)).toEqual(forget(alone.events))
       }
     }),
-    { numRuns: 60 },
+    { numRuns: 100, seed: 1 },
   )
+  expect(preemptionCount).toBeGreaterThan(50)
+  expect(hitTokenCount).toBeGreaterThan(50)
 })
 
 const action = fc.oneof(
@@ -93,7 +121,7 @@ test('whatever is submitted, cancelled and fails: one end each, exact counts, no
       fc.infiniteStream(fc.integer({ min: 0, max: 40 })),
       async (actions, luck) => {
         const roll = () => luck.next().value
-        const { engine, runner, events } = setUp({
+        const { engine, runner, events, clock } = setUp({
           beforeRun: () => {
             if (roll() === 0) throw new Error('run failed')
           },
@@ -101,6 +129,7 @@ test('whatever is submitted, cancelled and fails: one end each, exact counts, no
         })
         const requests: EngineRequest[] = []
         for (const step of actions) {
+          clock.nowMs++
           if (step.kind === 'step') await engine.step()
           if (step.kind === 'cancel') engine.cancel(`r${step.pick % (requests.length + 1)}`)
           if (step.kind === 'submit') {
@@ -109,12 +138,13 @@ test('whatever is submitted, cancelled and fails: one end each, exact counts, no
             requests.push(request)
             engine.submit(request)
           }
-          expect(engine.stats.kvUsedTokens).toBeLessThanOrEqual(engine.stats.kvTotalTokens)
+          expectPagesConserved(engine, runner)
           expect(engine.stats.runningCount).toBeLessThanOrEqual(LIMITS.maxRunningCount)
           const liveCount = engine.stats.runningCount + engine.stats.waitingCount
           expect(liveCount).toBeLessThanOrEqual(LIMITS.maxRunningCount + LIMITS.maxWaitingCount)
         }
         while (engine.hasWork) await engine.step()
+        expectPagesConserved(engine, runner)
         expectConserved(engine, events, requests)
         expect(runner.misuse).toBeNull()
         expect(runner.liveRowCount()).toBe(0)
@@ -125,12 +155,20 @@ test('whatever is submitted, cancelled and fails: one end each, exact counts, no
   )
 })
 
+/** Rows have the pages that are accounted as used, each once; the rest is free or cached. */
+function expectPagesConserved(engine: Engine, runner: ToyRunner): void {
+  const { kvUsedTokens, kvCachedTokens, kvTotalTokens } = engine.stats
+  expect(kvUsedTokens).toBe(runner.pageOwners.size * runner.kvPageTokens)
+  expect(kvUsedTokens + kvCachedTokens).toBeLessThanOrEqual(kvTotalTokens)
+}
+
 function expectConserved(
   engine: Engine,
   events: readonly EngineEvent[],
   requests: readonly EngineRequest[],
 ): void {
   let promptTokens = 0
+  let cachedTokens = 0
   let completionTokens = 0
   for (const { id } of requests) {
     const own = events.filter((event) => event.id === id)
@@ -141,6 +179,8 @@ function expectConserved(
     const endsByStop = end.kind === 'finish' && end.reason === 'stop'
     expect(end.usage.completionTokens).toBe(streamedCount + (endsByStop ? 1 : 0))
     promptTokens += end.usage.promptTokens
+    cachedTokens += end.usage.cachedTokens
+    expect(end.usage.cachedTokens).toBeLessThanOrEqual(end.usage.promptTokens)
     completionTokens += end.usage.completionTokens
   }
   expect(engine.stats).toMatchObject({
@@ -148,6 +188,7 @@ function expectConserved(
     waitingCount: 0,
     kvUsedTokens: 0,
     promptTokenCount: promptTokens,
+    prefixHitTokenCount: cachedTokens,
     completionTokenCount: completionTokens,
   })
 }

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest'
 import { Engine } from '../../../gpu-backend/engine/engine.ts'
 import type { EngineEvent, EngineRequest } from '../../../gpu-backend/engine/engine-port.ts'
-import type { EngineLimits } from '../../../gpu-backend/engine/scheduler.ts'
+import { DEFAULT_ENGINE_LIMITS, type EngineLimits } from '../../../gpu-backend/engine/scheduler.ts'
 import { engineRequest, GREEDY } from '../../support/engine-request.ts'
 import {
   createToyRunner,
@@ -11,6 +11,7 @@ import {
 } from '../../support/toy-runner.ts'
 
 const LIMITS: EngineLimits = {
+  ...DEFAULT_ENGINE_LIMITS,
   maxRunningCount: 4,
   maxWaitingCount: 4,
   maxStepTokens: 16,
@@ -18,7 +19,7 @@ const LIMITS: EngineLimits = {
 }
 
 function setUp(limits: Partial<EngineLimits> = {}, toy: Partial<ToyOptions> = {}) {
-  const runner = createToyRunner({ kvTokens: 200, contextLength: 100, ...toy })
+  const runner = createToyRunner({ kvTokens: 208, contextLength: 100, ...toy })
   const events: EngineEvent[] = []
   const faults: { error: unknown; requestIds: readonly string[] }[] = []
   const adapters = new Set(['adapter'])
@@ -28,6 +29,8 @@ function setUp(limits: Partial<EngineLimits> = {}, toy: Partial<ToyOptions> = {}
     tokenBytes: toyTokenBytes,
     adapters,
     limits: { ...LIMITS, ...limits },
+    modelDigest: 'model',
+    prefixSharing: 'tenant',
     nowMs: () => clock.nowMs,
     emit: (event) => events.push(event),
     onFault: (error, requestIds) => faults.push({ error, requestIds }),
@@ -70,7 +73,7 @@ test('streams the tokens that the model gives, counts them, and frees the memory
     promptTokenCount: 20,
     completionTokenCount: 3,
   })
-  expect(engine.stats).toMatchObject({ runningCount: 0, kvUsedTokens: 0, kvTotalTokens: 200 })
+  expect(engine.stats).toMatchObject({ runningCount: 0, kvUsedTokens: 0, kvTotalTokens: 208 })
 })
 
 test('ends at a stop token, which is billed but is neither streamed nor text', async () => {
@@ -213,24 +216,12 @@ test('refuses what can never run, naming the limit', async () => {
 })
 
 test('serves no more context than the KV cache holds', () => {
-  const { engine, lastOf } = setUp({}, { kvTokens: 50 })
+  const { engine, lastOf } = setUp({}, { kvTokens: 48 })
   engine.submit(engineRequest({ id: 'r', maxTokens: 48 }))
   expect(lastOf('r')).toMatchObject({
     code: 'context_length_exceeded',
-    message: expect.stringContaining('at most 50 tokens'),
+    message: expect.stringContaining('at most 48 tokens'),
   })
-})
-
-test('takes memory before it is used and lets no small request overtake a large one', async () => {
-  const { engine, events } = setUp({}, { kvTokens: 60, contextLength: 60 })
-  engine.submit(engineRequest({ id: 'first', maxTokens: 37 }))
-  engine.submit(engineRequest({ id: 'large', maxTokens: 27 }))
-  engine.submit(engineRequest({ id: 'small', maxTokens: 2 }))
-  await engine.step()
-  expect(engine.stats).toMatchObject({ runningCount: 1, waitingCount: 2, kvUsedTokens: 40 })
-  await drain(engine)
-  const order = [...new Set(events.map((event) => event.id))]
-  expect(order).toEqual(['first', 'large', 'small'])
 })
 
 test('a request whose adapter is unloaded ends with adapter_missing, waiting or running', async () => {

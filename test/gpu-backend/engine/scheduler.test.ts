@@ -7,15 +7,26 @@ import {
   type RunningView,
 } from '../../../gpu-backend/engine/scheduler.ts'
 
-const limits = { maxRunningCount: 6, maxWaitingCount: 4, maxStepTokens: 20, chunkTokens: 8 }
+const limits = {
+  ...DEFAULT_ENGINE_LIMITS,
+  maxRunningCount: 6,
+  maxWaitingCount: 4,
+  maxStepTokens: 20,
+  chunkTokens: 8,
+}
 
 const runningArbitrary = fc.array(
   fc
-    .tuple(fc.integer({ min: 1, max: 60 }), fc.integer({ min: 0, max: 80 }))
-    .map(([promptTokenCount, progress]): RunningView => {
+    .tuple(fc.integer({ min: 1, max: 60 }), fc.nat(80), fc.nat(20))
+    .map(([promptTokenCount, progress, lostCount]): RunningView => {
       const chunked = Math.floor(progress / limits.chunkTokens) * limits.chunkTokens
-      const computedCount = progress < promptTokenCount ? chunked : progress
-      return { promptTokenCount, computedCount }
+      const isPrompt = progress < promptTokenCount
+      const sampledCount = (isPrompt ? 0 : progress - promptTokenCount + 1) + lostCount
+      return {
+        promptTokenCount,
+        knownTokenCount: promptTokenCount + sampledCount,
+        computedCount: isPrompt ? chunked : progress,
+      }
     }),
   { minLength: 1, maxLength: limits.maxRunningCount },
 )
@@ -46,14 +57,27 @@ test('cuts a prompt at the same places whatever runs beside it', () => {
       const ends: number[] = []
       let computedCount = 0
       while (computedCount < promptTokenCount) {
-        const view = { promptTokenCount, computedCount }
+        const view = { promptTokenCount, knownTokenCount: promptTokenCount, computedCount }
         const row = planStep([...decoding, view], limits).find(({ sequence }) => sequence === view)!
         computedCount += row.tokenCount
         ends.push(computedCount)
-        expect(row.endsPrompt).toBe(computedCount === promptTokenCount)
+        expect(row.wantsToken).toBe(computedCount === promptTokenCount)
       }
       expect(ends.slice(0, -1).every((end) => end % limits.chunkTokens === 0)).toBe(true)
       expect(ends).toHaveLength(Math.ceil(promptTokenCount / limits.chunkTokens))
+    }),
+  )
+})
+
+test('wants a token only behind the last known one, and runs what was sampled one by one', () => {
+  fc.assert(
+    fc.property(runningArbitrary, (running) => {
+      for (const { sequence, tokenCount, wantsToken } of planStep(running, limits)) {
+        if (isDecoding(sequence)) expect(tokenCount).toBe(1)
+        const end = sequence.computedCount + tokenCount
+        expect(end).toBeLessThanOrEqual(sequence.knownTokenCount)
+        expect(wantsToken).toBe(end === sequence.knownTokenCount)
+      }
     }),
   )
 })
