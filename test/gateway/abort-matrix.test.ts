@@ -4,8 +4,10 @@ import { expect, test } from 'vitest'
 import { expectCell, isBilledBy, renderMatrix } from '../support/abort-expectations.ts'
 import { playMatrix } from '../support/abort-matrix.ts'
 
-test('whoever leaves whenever: the upstream is let go, the bill is right, nothing stays reserved', async () => {
-  const { cells, account } = await playMatrix(24)
+test('whoever leaves whenever: the upstream is let go, the bill is right, nothing stays reserved', {
+  timeout: 120_000,
+}, async () => {
+  const { cells, account } = await playMatrix(12)
   expect(account).toMatchObject({ open_reservation_count: 0, outbox_count: 0 })
   const faults = cells.flatMap(({ cell, result, records }) => {
     const { upstreamEnd, endings } = expectCell(cell)

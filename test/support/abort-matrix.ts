@@ -114,7 +114,7 @@ async function playCell(cell: Cell, stage: Stage): Promise<CellResult> {
     stream: cell.isStream,
     user: name,
   })
-  const exchange = await arrival
+  const exchange = await Promise.race([arrival, client.refused])
   const producer = createProducer(cell, exchange, stage.upstream)
   const isLast = cell.moment === 'after the end'
   producer.sayUntil(cell.moment)
@@ -272,10 +272,16 @@ async function openClient({ url, apiKey }: GatewayUnderTest, body: object) {
   socket.setEncoding('utf8').on('data', (text: string) => {
     seen += text
   })
+  const refused = once(socket, 'close').then((): never => {
+    throw new Error(`The gateway closed the connection after: ${seen}`)
+  })
+  refused.catch(() => {}) // a client that leaves closes it too
   return {
+    /** Rejects when the connection is gone. */
+    refused,
     seen: () => seen,
     readUntil: async (marker: string) => {
-      while (!seen.includes(marker)) await once(socket, 'data')
+      while (!seen.includes(marker)) await Promise.race([once(socket, 'data'), refused])
     },
     leave: (how: Cell['leave']) => {
       if (how === 'RST') socket.resetAndDestroy()
@@ -297,6 +303,7 @@ export async function playMatrix(laneCount: number) {
   const upstream = await startScriptedUpstream(models)
   const gateway = await startGatewayUnderTest([{ id: 'scripted', url: upstream.url }])
   try {
+    await gateway.call('/v1/models') // from here on the gateway knows the upstream's models
     const cells = listCells()
     const played: { cell: Cell; result: CellResult }[] = []
     const rest = cells.values()
