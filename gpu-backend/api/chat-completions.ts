@@ -1,5 +1,5 @@
 import { z } from 'zod'
-import type { ChatMessage } from '../text/chat-template.ts'
+import type { ChatMessage } from '../text/chat-message.ts'
 import { answerJob } from './answer.ts'
 import { messageSchema } from './chat-messages.ts'
 import { createChatWording } from './chat-wording.ts'

@@ -1,5 +1,5 @@
 import { z } from 'zod'
-import type { ChatMessage, ToolCall } from '../text/chat-template.ts'
+import type { ChatMessage, ToolCall } from '../text/chat-message.ts'
 import { UNSUPPORTED } from './json-body.ts'
 import { textSchema, unsupportedUnless } from './sampling-fields.ts'
 import { isObject, isShallow, toolNameSchema } from './tool-fields.ts'

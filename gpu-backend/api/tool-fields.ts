@@ -1,6 +1,6 @@
 import { z } from 'zod'
 import { BackendError } from '../errors.ts'
-import type { ToolDefinition } from '../text/chat-template.ts'
+import type { ToolDefinition } from '../text/chat-message.ts'
 import { UNSUPPORTED } from './json-body.ts'
 
 const MAX_TOOL_COUNT = 128

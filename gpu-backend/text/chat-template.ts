@@ -2,33 +2,10 @@ import { Template } from '@huggingface/jinja'
 import { BackendError } from '../errors.ts'
 import { ModelFileError } from '../model/model-file-error.ts'
 import type { TokenizerSource } from '../model/model-source.ts'
+import type { ChatMessage, ToolDefinition } from './chat-message.ts'
 import { escapePattern } from './escape-pattern.ts'
 import type { Tokenizer } from './tokenizer.ts'
 import { describeTools, writesTools } from './tool-prompt.ts'
-
-export interface ChatMessage {
-  /** Stands in the prompt as it is: the caller admits known roles only. */
-  readonly role: string
-  readonly content: string
-  /** What an assistant's message called. */
-  readonly toolCalls?: readonly ToolCall[]
-}
-
-export interface ToolCall {
-  readonly id: string
-  readonly name: string
-  readonly arguments: Readonly<Record<string, unknown>>
-}
-
-/** As OpenAI's `tools` has it, which is what templates expect. */
-export interface ToolDefinition {
-  readonly type: 'function'
-  readonly function: {
-    readonly name: string
-    readonly description?: string | undefined
-    readonly parameters?: Readonly<Record<string, unknown>> | undefined
-  }
-}
 
 export interface ChatPrompt {
   /** The prompt as the template wrote it, for hashing. */

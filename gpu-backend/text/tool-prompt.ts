@@ -1,4 +1,4 @@
-import type { ChatMessage, ToolDefinition } from './chat-template.ts'
+import type { ChatMessage, ToolDefinition } from './chat-message.ts'
 
 /** What stands around each call in an answer: the form of Hermes and Qwen, whose templates teach it. */
 export const TOOL_CALL_OPEN = '<tool_call>'
