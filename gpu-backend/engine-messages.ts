@@ -1,7 +1,7 @@
 import type { Digest } from '../protocol/digest.ts'
 import type { LoraWeights } from './adapters/lora-weights.ts'
 import type { ModelRunnerOptions } from './compute/model-runner.ts'
-import type { PrefixSharing } from './engine/engine.ts'
+import type { PrefixSharing } from './engine/engine-parts.ts'
 import type { EngineEvent, EngineRequest, EngineStats } from './engine/engine-port.ts'
 import type { EngineLimits } from './engine/scheduler.ts'
 import type { ModelConfig, Precision, TokenizerSource } from './model/model-source.ts'

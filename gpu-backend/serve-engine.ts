@@ -1,6 +1,7 @@
 import { setImmediate } from 'node:timers/promises'
 import type { LoraWeights } from './adapters/lora-weights.ts'
-import { Engine, type EngineParts } from './engine/engine.ts'
+import { Engine } from './engine/engine.ts'
+import type { EngineParts } from './engine/engine-parts.ts'
 import type { EngineEvent } from './engine/engine-port.ts'
 import type { EngineCommand, EngineReport, MessageChannelEnd } from './engine-messages.ts'
 

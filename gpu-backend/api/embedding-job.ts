@@ -1,5 +1,5 @@
 import { setMaxListeners } from 'node:events'
-import type { Provenance, Usage } from '../../protocol/backend.ts'
+import type { Provenance, Tier, Usage } from '../../protocol/backend.ts'
 import type { EngineRequest } from '../engine/engine-port.ts'
 import { BackendError } from '../errors.ts'
 import type { ChatPrompt } from '../text/chat-template.ts'
@@ -13,6 +13,7 @@ import type { Services } from './services.ts'
 export interface EmbeddingJob {
   readonly requestId: string
   readonly tenant: string
+  readonly tier: Tier
   /** As the caller named it. */
   readonly model: string
   readonly inputs: readonly ChatPrompt[]
@@ -120,6 +121,7 @@ function planRequest(job: EmbeddingJob, target: ModelTarget, index: number): Eng
   return {
     id: job.inputs.length === 1 ? job.requestId : `${job.requestId}#${index}`,
     tenant: job.tenant,
+    tier: job.tier,
     promptTokens: job.inputs[index]?.tokens ?? [],
     adapter: target.adapter?.digest ?? null,
     maxTokens: 0,

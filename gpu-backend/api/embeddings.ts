@@ -45,6 +45,7 @@ export async function answerEmbeddings(c: BackendContext, services: Services): P
   const job: EmbeddingJob = {
     requestId: c.var.requestId,
     tenant: c.var.tenant,
+    tier: c.var.tier,
     model: fields.model,
     inputs: await encodeInputs(fields.input, model),
     finish: (mean) => encodeBytes(normalise(mean.subarray(0, dimensions ?? mean.length))),

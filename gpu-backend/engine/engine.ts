@@ -1,12 +1,10 @@
 import assert from 'node:assert/strict'
-import type { TokenBytes } from '../decode/detokenizer.ts'
 import { createSampler, type Sampler } from '../decode/sampler.ts'
-import type { OpenGrammar } from './answer-grammar.ts'
+import type { EngineParts } from './engine-parts.ts'
 import type { EngineErrorCode, EngineEvent, EngineRequest, EngineStats } from './engine-port.ts'
 import { KvMemory } from './kv-memory.ts'
-import type { ModelRunner } from './model-runner.ts'
 import { findMaxSequenceTokens, findRefusal } from './refusal.ts'
-import { assertLimits, type EngineLimits, type PlannedRow, planStep } from './scheduler.ts'
+import { assertLimits, type PlannedRow, planStep } from './scheduler.ts'
 import {
   addStates,
   billPrompt,
@@ -15,6 +13,7 @@ import {
   createSequence,
   forgetPrompt,
   meanState,
+  NO_ANSWER,
   NO_USAGE,
   needsEachToken,
   openMask,
@@ -26,33 +25,7 @@ import {
 import { sortYielding, type Urgent, urgencyLevel } from './urgency.ts'
 import { createWaitingQueue, type WaitingQueue } from './waiting-queue.ts'
 
-/** Of a request for its prompt's log probabilities alone. */
-const NO_ANSWER = {
-  tokenId: null,
-  token: null,
-  finish: { reason: 'length', text: '' },
-} as const
-
 const FAULT_MESSAGE = 'The model failed on this request.'
-
-export interface EngineParts {
-  readonly runner: ModelRunner
-  readonly tokenBytes: TokenBytes
-  /** Digests of the adapters that a request may name. Changed by the owner, between steps only. */
-  readonly adapters: ReadonlySet<string>
-  readonly limits: EngineLimits
-  readonly modelDigest: string
-  readonly prefixSharing: PrefixSharing
-  readonly nowMs: () => number
-  readonly emit: (event: EngineEvent) => void
-  /** The cause of an `internal_error`, for the log. */
-  readonly onFault: (error: unknown, requestIds: readonly string[]) => void
-  /** Absent: a request with a grammar fails. */
-  readonly openGrammar?: OpenGrammar
-}
-
-/** Who may find whose prompt in the cache. `nobody`: each request computes its own. */
-export type PrefixSharing = 'tenant' | 'everyone' | 'nobody'
 
 /** Continuous batching over one model. Every submitted request ends with exactly one of `finish`, `cancelled` and `error`. */
 export class Engine {

@@ -177,6 +177,13 @@ export interface AnswerStep {
   readonly finish: { readonly reason: FinishReason; readonly text: string } | null
 }
 
+/** Of a request for its prompt's log probabilities alone. */
+export const NO_ANSWER = {
+  tokenId: null,
+  token: null,
+  finish: { reason: 'length', text: '' },
+} as const
+
 /** Takes the token that was just sampled (and is in `history`). */
 export function takeToken(sequence: Sequence, tokenId: number): AnswerStep {
   const { stopRule, detokenizer, history, request } = sequence

@@ -51,6 +51,7 @@ beforeAll(async () => {
       precision: 'fp32',
       runner: { executionProvider: 'cpu', threadCount: 1, kvBudgetTokens: 4096 },
       limits: DEFAULT_ENGINE_LIMITS,
+      prefixSharing: 'tenant',
     },
     ({ detail }) => {
       throw new Error(detail)

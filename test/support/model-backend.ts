@@ -27,6 +27,7 @@ export async function startModelBackend(options: TinyModelOptions): Promise<Mode
       precision: 'int4',
       runner: { executionProvider: 'cpu', threadCount: 1, kvBudgetTokens: 16_384 },
       limits: DEFAULT_ENGINE_LIMITS,
+      prefixSharing: 'tenant',
     },
     ({ detail }) => faults.push(detail),
   )

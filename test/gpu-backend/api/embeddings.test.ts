@@ -38,6 +38,7 @@ beforeAll(async () => {
       precision: 'fp32',
       runner: { executionProvider: 'cpu', threadCount: 1, kvBudgetTokens: 64 * 64 },
       limits: DEFAULT_ENGINE_LIMITS,
+      prefixSharing: 'tenant',
     },
     ({ detail }) => expect.fail(detail),
   )

@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest'
-import { Engine, type PrefixSharing } from '../../../gpu-backend/engine/engine.ts'
+import { Engine } from '../../../gpu-backend/engine/engine.ts'
+import type { PrefixSharing } from '../../../gpu-backend/engine/engine-parts.ts'
 import type { EngineEvent, EngineRequest } from '../../../gpu-backend/engine/engine-port.ts'
 import { DEFAULT_ENGINE_LIMITS, type EngineLimits } from '../../../gpu-backend/engine/scheduler.ts'
 import { engineRequest } from '../../support/engine-request.ts'

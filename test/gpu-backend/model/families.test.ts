@@ -4,7 +4,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { ModelSource } from '../../../gpu-backend/model/model-source.ts'
 import { openModel } from '../../../gpu-backend/model/open-model.ts'
 import { FAMILY_MODELS } from '../../support/family-models.ts'
-import { startRunner } from '../../support/play-sequences.ts'
+import { openKvRow, startRunner } from '../../support/play-sequences.ts'
 import { createTemporaryFolder, type TemporaryFolder } from '../../support/temporary-folder.ts'
 import { writeTinyFolder, writeTinyGguf } from '../../support/tiny-model.ts'
 
@@ -35,7 +35,7 @@ afterAll(() => folder.remove())
 
 async function lastLogits(source: ModelSource): Promise<Float32Array> {
   const runner = await startRunner(source)
-  const kv = runner.createKvRow(vectors.tokens.length)!
+  const kv = openKvRow(runner, vectors.tokens.length)
   const tokens = Int32Array.from(vectors.tokens)
   const [logits] = await runner.run([{ kv, tokens, adapter: null, wantLogits: true }])
   const kept = logits!.slice()
