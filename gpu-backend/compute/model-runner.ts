@@ -142,7 +142,7 @@ class LlamaRunner implements LoraModelRunner {
         group: isDecode(row) ? 'decode' : 'chunk',
         firstToken,
         tokenCount: row.tokens.length,
-        wantLogits: row.wantLogits && !row.wantStates,
+        wantLogits: row.wantStates ? false : row.wantLogits,
         wantStates: row.wantStates ?? false,
       }
       firstToken += row.tokens.length
