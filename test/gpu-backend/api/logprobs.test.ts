@@ -97,6 +97,19 @@ test('what is told of a text is the same whether it was a prompt or an answer', 
   })
 })
 
+test('a prompt that is in the prefix cache has all of its own told', async () => {
+  const long = 'the cat and the hat in the rain '.repeat(8)
+  const asked = { model, temperature: 0, prompt: long, max_tokens: 2 }
+  await client.completions.create(asked)
+  const cached = await client.completions.create(asked)
+  expect(cached.usage!.prompt_tokens_details!.cached_tokens).toBeGreaterThan(0)
+  const measured = await client.completions.create({ ...asked, logprobs: 1, echo: true })
+  expect(measured.usage!.prompt_tokens_details!.cached_tokens).toBe(0)
+  const { token_logprobs: told } = measured.choices[0]!.logprobs!
+  expect(told).toHaveLength(measured.usage!.total_tokens)
+  expect(told!.slice(1).every((value) => value !== null && value <= 0)).toBe(true)
+})
+
 test('without logprobs none are told', async () => {
   const { choices } = await client.completions.create({ model, prompt, echo: true, max_tokens: 1 })
   expect(choices[0]!.logprobs).toBeNull()
