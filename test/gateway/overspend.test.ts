@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { afterEach, beforeEach, expect, test } from 'vitest'
 import { WORKERD_PID_FILE } from '../../scripts/gateway.ts'
 import { type GatewayUnderTest, startGatewayUnderTest } from '../support/gateway-under-test.ts'
 import { createRandom } from '../support/random.ts'
@@ -24,7 +24,8 @@ let onArrival: (index: number) => void = () => {}
 /** Called when a client is through with an answer. */
 let onAnswer: () => void = () => {}
 
-beforeAll(async () => {
+// A fresh gateway for each: a crowd of failures opens the breaker of the one that it met.
+beforeEach(async () => {
   upstream = await startScriptedUpstream({ random: { script: answer, maxModelLength: 400 } })
   const backends = [{ id: 'scripted', url: upstream.url }]
   gateway = await startGatewayUnderTest(backends, {
@@ -33,7 +34,7 @@ beforeAll(async () => {
   })
 })
 
-afterAll(async () => {
+afterEach(async () => {
   await gateway.close()
   await upstream.close()
 })

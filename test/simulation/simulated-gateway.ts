@@ -28,6 +28,7 @@ export async function serveRequest(world: World, key: SimulatedKey): Promise<voi
     createStub: () => ({
       admit: (request) => call(() => key.host.call((object) => object.admit(request))),
       renew: (id) => call(() => key.host.call((object) => object.renew(id))),
+      reroute: (id, to) => call(() => key.host.call((object) => object.reroute(id, to))),
       settle: (settlement) =>
         call(async () => {
           noteEnding(world, settlement)
@@ -91,17 +92,20 @@ export async function serveRequest(world: World, key: SimulatedKey): Promise<voi
   const ending: RelayEnding =
     how === 'failed' ? { how, error: new ApiError('upstream_error') } : { how }
   const digest = chance.isHit(0.8) ? { digest: `0x${'a'.repeat(64)}` } : {}
+  const target = {
+    backendId: 'local',
+    model: { id: 'simulated', ...digest },
+    modelDigest: null,
+    adapterDigest: null,
+  }
   const job = {
     requestId,
     accountId: key.host.accountId,
     startedAtMs: Date.now(),
-    target: {
-      backendId: 'local',
-      model: { id: 'simulated', ...digest },
-      modelDigest: null,
-      adapterDigest: null,
+    route: {
+      current: () => ({ target, backend: { id: 'local', url: BACKEND_URL } }),
+      end: () => {},
     },
-    backend: { id: 'local', url: BACKEND_URL },
     account,
     log: () => {},
   }
