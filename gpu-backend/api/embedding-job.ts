@@ -7,6 +7,7 @@ import { toBackendError } from './error-response.ts'
 import { toEngineError } from './generation.ts'
 import { leaseModel, type ModelTarget } from './model-target.ts'
 import { describeProvenance } from './provenance.ts'
+import { noteEnd, openReport } from './request-record.ts'
 import type { Services } from './services.ts'
 
 /** One HTTP request's inputs. */
@@ -35,15 +36,11 @@ export async function embedInputs(
   callerSignal: AbortSignal,
 ): Promise<Embedded> {
   const startedAtMs = services.now()
-  const target = await leaseModel(job.model, services, callerSignal)
+  const waitSignal = AbortSignal.any([callerSignal, services.shutdownSignal])
+  const target = await leaseModel(job.model, services, waitSignal)
   try {
     const tokenCount = job.inputs.reduce((sum, { tokens }) => sum + tokens.length, 0)
-    const report = services.reports.start(job.requestId, tokenCount)
-    if (!report) {
-      throw new BackendError('invalid_request', "'x-request-id': a request of this id is running", {
-        param: 'x-request-id',
-      })
-    }
+    const report = openReport(services, job.requestId, tokenCount)
     const run = await runInputs(services, { job, target, callerSignal })
     const usage = countUsage(run.promptTokens)
     const provenance = describeProvenance({
@@ -54,16 +51,7 @@ export async function embedInputs(
     })
     const state = run.error ? 'failed' : run.isCut ? 'cancelled' : 'completed'
     report.end(state, usage, provenance)
-    services.counters.ends.count(state)
-    services.log(run.error ? 'warn' : 'info', 'request_ended', {
-      requestId: job.requestId,
-      tenant: job.tenant,
-      outcome: state,
-      promptTokens: usage.prompt_tokens,
-      completionTokens: 0,
-      durationMs: services.now() - startedAtMs,
-      ...(run.error ? { code: run.error.code } : {}),
-    })
+    noteEnd(services, job, { state, usage, error: run.error, startedAtMs })
     if (run.error) throw run.error
     if (run.isCut) {
       throw new BackendError('overloaded', 'The server is shutting down.', { retryAfterMs: 1000 })

@@ -9,12 +9,12 @@ import type {
   TokenLogprob,
 } from '../engine/engine-port.ts'
 import { BackendError } from '../errors.ts'
-import { describeThrown } from '../log.ts'
 import type { ChatPrompt } from '../text/chat-template.ts'
 import { toBackendError } from './error-response.ts'
 import { leaseModel, type ModelTarget } from './model-target.ts'
 import { creditContributors, describeProvenance } from './provenance.ts'
 import type { RunningReport } from './report-store.ts'
+import { noteEnd, openReport } from './request-record.ts'
 import type { Services } from './services.ts'
 
 /** One HTTP request's work: `choiceCount` answers to each prompt. */
@@ -99,25 +99,13 @@ export async function runGeneration(
   )
   try {
     const promptTokenCount = job.prompts.reduce((sum, { tokens }) => sum + tokens.length, 0)
-    const report = services.reports.start(job.requestId, promptTokenCount)
-    if (!report) {
-      throw new BackendError('invalid_request', "'x-request-id': a request of this id is running", {
-        param: 'x-request-id',
-      })
-    }
+    const report = openReport(services, job.requestId, promptTokenCount)
     const running = { ...watch, job, target, report, choices: createChoices(job) }
     const error = await runChoices(services, running)
     const outcome = conclude(services, running, error)
-    services.counters.ends.count(outcome.state)
-    services.log(outcome.state === 'failed' ? 'warn' : 'info', 'request_ended', {
-      requestId: job.requestId,
-      tenant: job.tenant,
-      outcome: outcome.state,
-      promptTokens: outcome.usage.prompt_tokens,
-      completionTokens: outcome.usage.completion_tokens,
-      durationMs: services.now() - startedAtMs,
-      ...(outcome.state === 'failed' ? describeFailure(outcome.error) : {}),
-    })
+    const { state, usage } = outcome
+    const cause = outcome.state === 'failed' ? outcome.error : null
+    noteEnd(services, job, { state, usage, error: cause, startedAtMs })
     return outcome
   } finally {
     target.release()
@@ -273,8 +261,4 @@ function sumUsage(choices: readonly Choice[]): Usage {
     total_tokens: promptTokens + completionTokens,
     prompt_tokens_details: { cached_tokens: cachedTokens },
   }
-}
-
-function describeFailure(error: BackendError) {
-  return { code: error.code, ...(error.cause ? describeThrown(error.cause) : {}) }
 }

@@ -8,7 +8,8 @@ interface FamilyModel {
 
 const both = (options: TinyModelOptions): FamilyModel => ({ folder: options, gguf: options })
 
-const LLAMA3 = {
+/** RoPE scaling of Llama 3.1, over a context that a test can fill. */
+export const LLAMA3 = {
   kind: 'llama3',
   factor: 8,
   lowFreqFactor: 1,
@@ -19,7 +20,8 @@ const LLAMA3 = {
 /** As llama.cpp's converter makes them of {@link LLAMA3} at base 10,000 and heads of 16 (float32). */
 const LLAMA3_FACTORS = [1, 1.2939759, 7.667385, 8, 8, 8, 8, 8]
 
-const YARN = {
+/** YaRN, likewise. */
+export const YARN = {
   kind: 'yarn',
   factor: 4,
   originalContextLength: 128,

@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import type { ModelConfig, ModelSource } from '../../../gpu-backend/model/model-source.ts'
+import { LLAMA3, YARN } from '../../support/family-models.ts'
 import {
   createSequence,
   cutInto,
@@ -13,24 +14,6 @@ import { createRandomModel } from '../../support/random-model.ts'
 
 /** What float32 may lose against the float64 referee. */
 const FLOAT32_TOLERANCE = 1e-4
-
-const LLAMA3 = {
-  kind: 'llama3',
-  factor: 8,
-  lowFreqFactor: 1,
-  highFreqFactor: 4,
-  originalContextLength: 64,
-} as const
-
-const YARN = {
-  kind: 'yarn',
-  factor: 4,
-  originalContextLength: 128,
-  betaFast: 32,
-  betaSlow: 1,
-  isTruncated: true,
-  magnitude: 0.1 * Math.log(4) + 1,
-} as const
 
 const FAMILIES: Record<string, Partial<ModelConfig>> = {
   'Llama 3': { ropeTheta: 500_000, ropeScaling: LLAMA3 },
