@@ -1,6 +1,7 @@
 import type { Config } from '../env.ts'
 import { createAlertId, createSalt } from '../ids.ts'
 import type { AdmitRequest, AdmitResult, Settlement, SettleResult } from './account-contract.ts'
+import type { AccountStores } from './account-stores.ts'
 import type { AccountRow, AccountTables, KeyRow } from './account-tables.ts'
 import { decideAdmission } from './admission.ts'
 import { type BudgetChange, planAlerts } from './alert.ts'
@@ -12,12 +13,7 @@ import type { KeyDetailsTable } from './key-details-table.ts'
 import { type Meter, settleMeter, snapshotLimits } from './meter.ts'
 import { priceSettlement } from './settlement.ts'
 
-export interface AccountBooksOptions {
-  readonly tables: AccountTables
-  readonly idempotency: IdempotencyTable
-  readonly windows: BudgetWindowTable
-  readonly alerts: AlertTable
-  readonly keyDetails: KeyDetailsTable
+export interface AccountBooksOptions extends AccountStores {
   readonly payees: () => Config['PAYEES']
 }
 
