@@ -3,6 +3,7 @@ import { requireAdminKey, requireApiKey } from './access/authenticate.ts'
 import { createAccount, getAccount, listAlerts, updateAccount } from './api/admin-accounts.ts'
 import { listBatches, runAnchorCycle } from './api/admin-anchoring.ts'
 import { createKey, listKeys, revokeKey, rotateKey } from './api/admin-keys.ts'
+import { createPrice, getPrices } from './api/admin-prices.ts'
 import { allowOrigins } from './api/allow-origins.ts'
 import type { AppEnv } from './api/app-context.ts'
 import { getBatchPayload } from './api/batch-payload.ts'
@@ -40,6 +41,8 @@ const ROUTES: readonly (readonly [string, string, ...MiddlewareHandler<AppEnv>[]
   ['GET', '/admin/v1/accounts/:accountId/keys', requireAdminKey, listKeys],
   ['DELETE', '/admin/v1/accounts/:accountId/keys/:keyId', requireAdminKey, revokeKey],
   ['POST', '/admin/v1/accounts/:accountId/keys/:keyId/rotate', requireAdminKey, rotateKey],
+  ['POST', '/admin/v1/prices', requireAdminKey, createPrice],
+  ['GET', '/admin/v1/prices', requireAdminKey, getPrices],
   ['POST', '/admin/v1/anchor', requireAdminKey, runAnchorCycle],
   ['GET', '/admin/v1/batches', requireAdminKey, listBatches],
 ]

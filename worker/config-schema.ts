@@ -1,5 +1,6 @@
 import { z } from 'zod'
 import { addressSchema } from '../protocol/digest.ts'
+import { LAST_CONFIG_PRICE_VERSION } from './ledger/price-list.ts'
 
 const jsonOf = <T extends z.ZodType>(schema: T) =>
   z
@@ -14,8 +15,8 @@ const jsonOf = <T extends z.ZodType>(schema: T) =>
     })
     .pipe(schema)
 
-const priceSchema = z.strictObject({
-  version: z.int().min(1),
+export const priceSchema = z.strictObject({
+  version: z.int().min(1).max(LAST_CONFIG_PRICE_VERSION),
   promptMicroUsdPerMillion: z.int().min(0).max(1_000_000_000),
   cachedMicroUsdPerMillion: z.int().min(0).max(1_000_000_000),
   completionMicroUsdPerMillion: z.int().min(0).max(1_000_000_000),

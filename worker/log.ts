@@ -36,6 +36,7 @@ type LogEvent =
   | 'settle_failed'
   | 'left_to_sweep'
   | 'scheduled_failed'
+  | 'prices_failed'
 
 export type Log = (event: LogEvent, fields: LogFields) => void
 

@@ -3,6 +3,8 @@ import type { Env } from './bindings.ts'
 import { createFleet, type Fleet } from './dispatch/fleet.ts'
 import { createModelCatalogue, type ModelCatalogue } from './dispatch/model-catalogue.ts'
 import { type Config, parseConfig } from './env.ts'
+import { createPriceBook, type PriceBook } from './ledger/price-book.ts'
+import { readPriceList } from './ledger/price-store.ts'
 import { createLog, type Log } from './log.ts'
 import type { AnchorObject } from './proofs/anchor-object.ts'
 
@@ -12,6 +14,7 @@ export interface Services {
   readonly log: Log
   readonly catalogue: ModelCatalogue
   readonly fleet: Fleet
+  readonly prices: PriceBook
   readonly database: D1Database
   /** A new stub for each call: a stub must not outlive its request. */
   readonly account: (accountId: string) => DurableObjectStub<AccountObject>
@@ -33,6 +36,11 @@ export function createServices(env: Env): Services {
     log,
     catalogue: createModelCatalogue(config.BACKENDS, log),
     fleet: createFleet(),
+    prices: createPriceBook({
+      fetchList: (fromMs) => readPriceList(env.DB, fromMs),
+      log,
+      now: Date.now,
+    }),
     database: env.DB,
     account: (accountId) => env.ACCOUNT.getByName(accountId),
     anchor: () => env.ANCHOR.getByName(ANCHOR_NAME),

@@ -1,6 +1,12 @@
 import type { Config } from '../env.ts'
 import { createAlertId, createSalt } from '../ids.ts'
-import type { AdmitRequest, AdmitResult, Settlement, SettleResult } from './account-contract.ts'
+import type {
+  AdmitRequest,
+  AdmitResult,
+  Reroute,
+  Settlement,
+  SettleResult,
+} from './account-contract.ts'
 import type { AccountStores } from './account-stores.ts'
 import type { AccountRow, AccountTables, KeyRow } from './account-tables.ts'
 import { decideAdmission } from './admission.ts'
@@ -11,6 +17,7 @@ import { recallAnswer } from './idempotency.ts'
 import type { IdempotencyTable } from './idempotency-table.ts'
 import type { KeyDetailsTable } from './key-details-table.ts'
 import { type Meter, settleMeter, snapshotLimits } from './meter.ts'
+import { priceAt } from './pricing.ts'
 import { priceSettlement } from './settlement.ts'
 
 export interface AccountBooksOptions extends AccountStores {
@@ -39,7 +46,7 @@ export class AccountBooks {
   }
 
   admit(request: AdmitRequest, nowMs: number, expiresAtMs: number): AdmitResult {
-    const { keyHash, idempotency: claim, ...reserved } = request
+    const { keyHash, idempotency: claim, priceChanges = [], ...reserved } = request
     const key = this.findValidKey(keyHash, nowMs)
     if (key === null) return { outcome: 'unknown_key' }
     this.#keyDetails.noteUse(key.keyId, nowMs)
@@ -84,9 +91,18 @@ export class AccountBooks {
     this.#tables.updateAccountMeter(admission.account)
     this.#tables.updateKeyMeter(key.keyId, admission.key)
     const terms = { admittedAtMs: nowMs, expiresAtMs, sweepFailureCount: 0 }
-    this.#tables.insertReservation({ ...reserved, keyId: key.keyId, ...terms })
+    const price = priceAt({ price: request.price, priceChanges }, nowMs)
+    this.#tables.insertReservation({ ...reserved, price, keyId: key.keyId, ...terms })
     if (claim !== undefined) this.#idempotency.claim(key.keyId, claim, { requestId, nowMs })
     return { outcome: 'admitted', limits: admission.limits }
+  }
+
+  /** Moves a reservation to another backend, at the price in force there when it was admitted. False: there is none. */
+  reroute(requestId: string, { backendId, ...tariff }: Reroute): boolean {
+    const reservation = this.#tables.findReservation(requestId)
+    if (reservation === null) return false
+    const price = priceAt(tariff, reservation.admittedAtMs)
+    return this.#tables.reroute(requestId, { backendId, price })
   }
 
   settle(settlement: Settlement, nowMs: number): SettleResult {

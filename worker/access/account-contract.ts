@@ -4,7 +4,7 @@ import type { AccountSettings, KeyScope } from './account-settings.ts'
 import type { Budget } from './budget.ts'
 import type { BudgetWindow, WindowSpending } from './budget-window.ts'
 import type { IdempotencyClaim, KeptAnswer, Recall } from './idempotency.ts'
-import type { Price } from './pricing.ts'
+import type { Price, PriceChange, Tariff } from './pricing.ts'
 
 /**
  * What crosses the line between a request's isolate and its account's object. One call admits,
@@ -16,7 +16,10 @@ export interface AdmitRequest {
   readonly keyHash: string
   readonly endpoint: Endpoint
   readonly model: string
+  /** In force until the first of `priceChanges`. */
   readonly price: Price
+  /** In the order of time; the object takes the version that is in force at admission by its own clock. */
+  readonly priceChanges?: readonly PriceChange[]
   readonly splitVersion: number
   /** The most this request can cost: reserved now, given back by what it did not use. */
   readonly worstCaseMicroUsd: number
@@ -29,9 +32,8 @@ export interface AdmitRequest {
 }
 
 /** Another backend than the one admitted for serves a request; its worst case is reserved already. */
-export interface Reroute {
+export interface Reroute extends Tariff {
   readonly backendId: string
-  readonly price: Price
 }
 
 /** State of the key's limits after the call, for the `x-ratelimit-*` headers. */

@@ -89,7 +89,7 @@ export class AccountObject extends DurableObject<StorageBindings> {
   /** Moves a reservation to another backend and its price, for another term. False as `renew`. */
   reroute(requestId: string, to: Reroute): boolean {
     return this.#transact(
-      () => this.#stores.tables.reroute(requestId, to) && this.#chores.postpone(requestId, 0),
+      () => this.#books.reroute(requestId, to) && this.#chores.postpone(requestId, 0),
     )
   }
 

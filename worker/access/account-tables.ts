@@ -1,6 +1,6 @@
 import type { Digest } from '../../protocol/digest.ts'
 import type { LedgerEntry } from '../ledger/usage-store.ts'
-import type { AccountCounter, Reroute } from './account-contract.ts'
+import type { AccountCounter } from './account-contract.ts'
 import type { AccountLimits } from './account-settings.ts'
 import type { Held, Meter } from './meter.ts'
 import type { Reservation } from './settlement.ts'
@@ -232,7 +232,10 @@ export class AccountTables {
   }
 
   /** False when there is no such reservation (any more). */
-  reroute(requestId: string, { backendId, price }: Reroute): boolean {
+  reroute(
+    requestId: string,
+    { backendId, price }: Pick<Reservation, 'backendId' | 'price'>,
+  ): boolean {
     const cursor = this.#sql.exec(
       `UPDATE reservations
        SET body = json_set(body, '$.backendId', ?, '$.price', json(?)) WHERE request_id = ?`,

@@ -1,7 +1,7 @@
 import { CURRENT_SPLIT_VERSION } from '../../protocol/fee-split.ts'
 import type { AdmitResult } from '../access/account-contract.ts'
 import type { IdempotencyClaim } from '../access/idempotency.ts'
-import { priceUsage } from '../access/pricing.ts'
+import { priceWorstCase } from '../access/pricing.ts'
 import type { AccountClient } from './account-client.ts'
 import type { Candidate } from './find-targets.ts'
 import { boundTokens, type GenerationRequest } from './generation-request.ts'
@@ -20,12 +20,12 @@ export function admitGeneration(
   account: AccountClient,
   { requestId, request, candidates, keyHash, idempotency }: Admission,
 ): Promise<AdmitResult> {
-  const [{ price, backend }] = candidates
+  const [{ tariff, backend }] = candidates
   const worstCases = candidates.map((candidate) => {
     const bound = boundTokens(request, candidate.target.model.max_model_len)
     return {
       tokenCount: bound.promptTokens + bound.completionTokens,
-      microUsd: priceUsage(candidate.price, { ...bound, cachedTokens: 0 }),
+      microUsd: priceWorstCase(candidate.tariff, { ...bound, cachedTokens: 0 }),
     }
   })
   return account.admit({
@@ -33,7 +33,7 @@ export function admitGeneration(
     keyHash,
     endpoint: request.endpoint,
     model: request.model,
-    price,
+    ...tariff,
     splitVersion: CURRENT_SPLIT_VERSION,
     worstCaseMicroUsd: Math.max(...worstCases.map(({ microUsd }) => microUsd)),
     worstCaseTokenCount: Math.max(...worstCases.map(({ tokenCount }) => tokenCount)),

@@ -1,6 +1,8 @@
-import type { Price } from '../access/pricing.ts'
+import type { Tariff } from '../access/pricing.ts'
 import type { Config } from '../env.ts'
 import { ApiError } from '../errors.ts'
+import type { PriceBook } from '../ledger/price-book.ts'
+import { composeTariff } from '../ledger/price-list.ts'
 import type { BackendAddress } from './backend-client.ts'
 import type { Fleet } from './fleet.ts'
 import type { ModelCatalogue } from './model-catalogue.ts'
@@ -10,13 +12,14 @@ interface Dispatch {
   readonly config: Config
   readonly catalogue: ModelCatalogue
   readonly fleet: Fleet
+  readonly prices: PriceBook
 }
 
 /** A backend that can serve a request, and what it then costs. */
 export interface Candidate {
   readonly target: Target
   readonly backend: BackendAddress
-  readonly price: Price
+  readonly tariff: Tariff
 }
 
 /** How soon a caller may try again when no backend answers. */
@@ -28,7 +31,7 @@ const NO_BACKEND_RETRY_AFTER_MS = 1_000
  * Throws `model_not_found` or `no_backend`.
  */
 export async function findTargets(
-  { config, catalogue, fleet }: Dispatch,
+  { config, catalogue, fleet, prices }: Dispatch,
   modelId: string,
   waitUntil: (work: Promise<unknown>) => void,
 ): Promise<readonly [Candidate, ...Candidate[]]> {
@@ -42,9 +45,16 @@ export async function findTargets(
     blockedForMs: fleet.blockedForMs(backendId, Date.now()),
     inFlightCount: fleet.inFlightCount(backendId),
   })
+  const priceList = await prices.read(waitUntil)
   const compose = (target: Target): Candidate => {
     const backend = findBackend(target.backendId)
-    return { target, backend, price: backend.price ?? config.PRICE }
+    const { id, parent } = target.model
+    const scope = {
+      models: parent ? [id, parent] : [id],
+      backendId: backend.id,
+      configured: backend.price ?? config.PRICE,
+    }
+    return { target, backend, tariff: composeTariff(priceList, scope, Date.now()) }
   }
   const options = { stateOf, chance: Math.random() }
   let pick: Pick = pickBackend(await catalogue.read(waitUntil), modelId, options)

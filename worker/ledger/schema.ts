@@ -1,4 +1,4 @@
-import { index, integer, sqliteTable, text, uniqueIndex } from 'drizzle-orm/sqlite-core'
+import { index, integer, primaryKey, sqliteTable, text, uniqueIndex } from 'drizzle-orm/sqlite-core'
 import type { Address, Digest } from '../../protocol/digest.ts'
 import type { Credit } from '../../protocol/usage-leaf.ts'
 import type { Endpoint, UsageOutcome } from './usage-record.ts'
@@ -75,6 +75,45 @@ export const batches = sqliteTable(
     updatedAtMs: integer('updated_at_ms').notNull(),
   },
   (table) => [index('batches_by_state').on(table.state)],
+)
+
+/** A published price. Lifetime: for ever; a row is never changed. */
+export const prices = sqliteTable(
+  'prices',
+  {
+    /** Counts on from the last that a configuration can have. */
+    version: integer('version').primaryKey(),
+    /** As callers name it; null: all models. */
+    model: text('model'),
+    /** Null: all backends. */
+    backendId: text('backend_id'),
+    promptMicroUsdPerMillion: integer('prompt_micro_usd_per_million').notNull(),
+    cachedMicroUsdPerMillion: integer('cached_micro_usd_per_million').notNull(),
+    completionMicroUsdPerMillion: integer('completion_micro_usd_per_million').notNull(),
+    effectiveAtMs: integer('effective_at_ms').notNull(),
+    createdAtMs: integer('created_at_ms').notNull(),
+  },
+  (table) => [
+    index('prices_by_scope').on(table.model, table.backendId, table.effectiveAtMs, table.version),
+  ],
+)
+
+/** A month of an account that is closed: its sums, and what they are checked by. Lifetime: for ever. */
+export const statements = sqliteTable(
+  'statements',
+  {
+    accountId: text('account_id').notNull(),
+    /** `YYYY-MM`, UTC. */
+    month: text('month').notNull(),
+    requestCount: integer('request_count').notNull(),
+    feeMicroUsd: integer('fee_micro_usd').notNull(),
+    /** Of the fee, what credits have paid. */
+    creditedMicroUsd: integer('credited_micro_usd').notNull(),
+    /** SHA-256 of the statement as CSV. */
+    digest: digest('digest'),
+    closedAtMs: integer('closed_at_ms').notNull(),
+  },
+  (table) => [primaryKey({ columns: [table.accountId, table.month] })],
 )
 
 /** A mirror of each API key without its secret, for the dashboard; the account object decides. */
