@@ -2,6 +2,7 @@ import { Hono, type MiddlewareHandler } from 'hono'
 import { requireAdminKey, requireApiKey } from './access/authenticate.ts'
 import { createAccount, getAccount, listAlerts, updateAccount } from './api/admin-accounts.ts'
 import { listBatches, runAnchorCycle } from './api/admin-anchoring.ts'
+import { grantCredit, listCredits } from './api/admin-credits.ts'
 import { createKey, listKeys, revokeKey, rotateKey } from './api/admin-keys.ts'
 import { createPrice, getPrices } from './api/admin-prices.ts'
 import { allowOrigins } from './api/allow-origins.ts'
@@ -17,6 +18,12 @@ import { getModel, listModels } from './api/models.ts'
 import { getReceipt } from './api/receipts.ts'
 import { refuseMethod } from './api/refuse-method.ts'
 import { renderError } from './api/render-error.ts'
+import {
+  getAccountStatement,
+  getStatement,
+  listAccountStatements,
+  listStatements,
+} from './api/statements.ts'
 import { getUsage } from './api/usage.ts'
 import { ApiError } from './errors.ts'
 import { createServices } from './services.ts'
@@ -30,6 +37,8 @@ const ROUTES: readonly (readonly [string, string, ...MiddlewareHandler<AppEnv>[]
   ['GET', '/v1/models', requireApiKey, listModels],
   ['GET', '/v1/models/:id{.+}', requireApiKey, getModel],
   ['GET', '/v1/usage', requireApiKey, getUsage],
+  ['GET', '/v1/statements', requireApiKey, listStatements],
+  ['GET', '/v1/statements/:month', requireApiKey, getStatement],
   ['GET', '/v1/key', requireApiKey, getKey],
   ['GET', '/v1/receipts/:id', requireApiKey, getReceipt],
   ['GET', '/batches/:payloadHash', getBatchPayload],
@@ -41,6 +50,10 @@ const ROUTES: readonly (readonly [string, string, ...MiddlewareHandler<AppEnv>[]
   ['GET', '/admin/v1/accounts/:accountId/keys', requireAdminKey, listKeys],
   ['DELETE', '/admin/v1/accounts/:accountId/keys/:keyId', requireAdminKey, revokeKey],
   ['POST', '/admin/v1/accounts/:accountId/keys/:keyId/rotate', requireAdminKey, rotateKey],
+  ['POST', '/admin/v1/accounts/:accountId/credits', requireAdminKey, grantCredit],
+  ['GET', '/admin/v1/accounts/:accountId/credits', requireAdminKey, listCredits],
+  ['GET', '/admin/v1/accounts/:accountId/statements', requireAdminKey, listAccountStatements],
+  ['GET', '/admin/v1/accounts/:accountId/statements/:month', requireAdminKey, getAccountStatement],
   ['POST', '/admin/v1/prices', requireAdminKey, createPrice],
   ['GET', '/admin/v1/prices', requireAdminKey, getPrices],
   ['POST', '/admin/v1/anchor', requireAdminKey, runAnchorCycle],

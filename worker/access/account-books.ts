@@ -1,8 +1,10 @@
 import type { Config } from '../env.ts'
 import { createAlertId, createSalt } from '../ids.ts'
+import { endOfMonth, startOfMonth } from '../ledger/month.ts'
 import type {
   AdmitRequest,
   AdmitResult,
+  MonthReading,
   Reroute,
   Settlement,
   SettleResult,
@@ -13,10 +15,13 @@ import { decideAdmission } from './admission.ts'
 import { type BudgetChange, planAlerts } from './alert.ts'
 import type { AlertTable } from './alert-table.ts'
 import { ACCOUNT_SCOPE, type BudgetWindowTable } from './budget-window-table.ts'
+import { type CreditGrant, type GrantResult, isSameGrant } from './credit.ts'
+import type { CreditTable } from './credit-table.ts'
 import { recallAnswer } from './idempotency.ts'
 import type { IdempotencyTable } from './idempotency-table.ts'
 import type { KeyDetailsTable } from './key-details-table.ts'
 import { type Meter, settleMeter, snapshotLimits } from './meter.ts'
+import type { MonthTable } from './month-table.ts'
 import { priceAt } from './pricing.ts'
 import { priceSettlement } from './settlement.ts'
 
@@ -34,15 +39,19 @@ export class AccountBooks {
   readonly #windows: BudgetWindowTable
   readonly #alerts: AlertTable
   readonly #keyDetails: KeyDetailsTable
+  readonly #credits: CreditTable
+  readonly #months: MonthTable
   readonly #payees: AccountBooksOptions['payees']
 
-  constructor({ tables, idempotency, windows, alerts, keyDetails, payees }: AccountBooksOptions) {
-    this.#tables = tables
-    this.#idempotency = idempotency
-    this.#windows = windows
-    this.#alerts = alerts
-    this.#keyDetails = keyDetails
-    this.#payees = payees
+  constructor(options: AccountBooksOptions) {
+    this.#tables = options.tables
+    this.#idempotency = options.idempotency
+    this.#windows = options.windows
+    this.#alerts = options.alerts
+    this.#keyDetails = options.keyDetails
+    this.#credits = options.credits
+    this.#months = options.months
+    this.#payees = options.payees
   }
 
   admit(request: AdmitRequest, nowMs: number, expiresAtMs: number): AdmitResult {
@@ -74,6 +83,7 @@ export class AccountBooks {
         keyHeld: this.#tables.sumReservations(key.keyId),
         accountWindows: this.#windows.list(ACCOUNT_SCOPE, nowMs),
         keyWindows: this.#windows.list(key.keyId, nowMs),
+        balanceMicroUsd: this.#credits.isPrepaid() ? this.#credits.sumLeft(nowMs) : null,
         allowedModels: key.models,
       },
       request,
@@ -105,7 +115,8 @@ export class AccountBooks {
     return this.#tables.reroute(requestId, { backendId, price })
   }
 
-  settle(settlement: Settlement, nowMs: number): SettleResult {
+  /** Settles once. The fee belongs to the windows and the month of the record's `completedAtMs`. */
+  settle(settlement: Settlement, clockMs: number): SettleResult {
     const { requestId, answer } = settlement
     const reservation = this.#tables.findReservation(requestId)
     if (reservation === null) {
@@ -113,6 +124,7 @@ export class AccountBooks {
       if (feeMicroUsd === null) return { outcome: 'unknown_request' }
       return { outcome: 'already_settled', feeMicroUsd }
     }
+    const nowMs = this.#months.settlingTime(clockMs)
     const account = this.requireAccount()
     const key = this.#tables.findKeyById(reservation.keyId)
     if (key === null) throw new Error(`Reservation ${requestId} has no key.`)
@@ -131,12 +143,35 @@ export class AccountBooks {
     this.#spend({ scope: 'key', keyId: key.keyId, total: key }, feeMicroUsd, nowMs)
     this.#spend({ scope: 'account', keyId: null, total: account }, feeMicroUsd, nowMs)
     this.#tables.deleteReservation(requestId)
+    const creditedMicroUsd = this.#credits.draw(feeMicroUsd, reservation.admittedAtMs)
+    this.#months.add(nowMs, feeMicroUsd, creditedMicroUsd)
     this.#tables.insertSettled(requestId, feeMicroUsd, nowMs)
     this.#tables.appendOutbox({ kind: 'usage', record })
     if (forgoneMicroUsd > 0) this.#tables.incrementCounter('clamped')
     if (answer !== undefined) this.#idempotency.keepAnswer(requestId, answer)
     else if (feeMicroUsd === 0) this.#idempotency.release(requestId)
     return { outcome: 'settled', feeMicroUsd }
+  }
+
+  grantCredit(grant: CreditGrant, nowMs: number): GrantResult {
+    const { creditId, expiresAtMs } = grant
+    const known = this.#credits.find(creditId)
+    if (known !== null)
+      return isSameGrant(known, grant)
+        ? { outcome: 'repeated', credit: known }
+        : { outcome: 'conflict' }
+    if (expiresAtMs !== null && expiresAtMs <= nowMs) return { outcome: 'expired' }
+    this.#credits.insert(grant, nowMs)
+    const credit = { ...grant, leftMicroUsd: grant.amountMicroUsd, grantedAtMs: nowMs }
+    return { outcome: 'granted', credit }
+  }
+
+  readMonth(month: string, nowMs: number): MonthReading {
+    const { createdAtMs } = this.requireAccount()
+    const hasBegun = startOfMonth(month) <= this.#months.settlingTime(nowMs)
+    if (endOfMonth(month) <= createdAtMs || !hasBegun) return { outcome: 'none' }
+    const isSealed = this.#months.seal(month, nowMs)
+    return { outcome: 'month', settled: this.#months.find(month), isSealed }
   }
 
   /** Counts a fee in the windows of a scope, and records what its operator wants to be told. */

@@ -1,8 +1,10 @@
 import type { Address, Digest } from '../../protocol/digest.ts'
+import type { SettledMonth } from '../ledger/statement.ts'
 import type { Endpoint, UsageOutcome } from '../ledger/usage-record.ts'
 import type { AccountSettings, KeyScope } from './account-settings.ts'
 import type { Budget } from './budget.ts'
 import type { BudgetWindow, WindowSpending } from './budget-window.ts'
+import type { CreditBalance } from './credit.ts'
 import type { IdempotencyClaim, KeptAnswer, Recall } from './idempotency.ts'
 import type { Price, PriceChange, Tariff } from './pricing.ts'
 
@@ -67,6 +69,12 @@ export type AdmitResult =
       readonly resetsAtMs: number | null
       readonly limitMicroUsd: number
       readonly spentMicroUsd: number
+      readonly reservedMicroUsd: number
+    }
+  /** The account pays in advance, and what is left of its credits does not cover the request. */
+  | {
+      readonly outcome: 'over_balance'
+      readonly balanceMicroUsd: number
       readonly reservedMicroUsd: number
     }
 
@@ -144,9 +152,21 @@ export type DescribeKeyResult =
       readonly limits: LimitSnapshot
       readonly accountBudget: Budget
       readonly accountWindows: readonly WindowSpending[]
+      readonly credit: CreditBalance
     }
   /** Unknown, revoked or expired. */
   | { readonly outcome: 'unknown_key' }
+
+/** A month of an account, for its statement. */
+export type MonthReading =
+  | {
+      readonly outcome: 'month'
+      readonly settled: SettledMonth
+      /** It is over, and nothing more will be settled into it. */
+      readonly isSealed: boolean
+    }
+  /** The account was not there yet, or the month has not begun. */
+  | { readonly outcome: 'none' }
 
 /** An account for its operator. */
 export interface AccountDescription {
@@ -157,6 +177,7 @@ export interface AccountDescription {
   readonly settings: AccountSettings
   readonly budget: Budget
   readonly windows: readonly WindowSpending[]
+  readonly credit: CreditBalance
   readonly openReservationCount: number
   /** Records that D1 has not confirmed yet. */
   readonly outboxCount: number

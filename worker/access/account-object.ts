@@ -1,6 +1,7 @@
 import { DurableObject } from 'cloudflare:workers'
 import { type Config, parseConfig, type StorageBindings } from '../env.ts'
 import { createApiKeyId, createSalt } from '../ids.ts'
+import type { SettledMonth } from '../ledger/statement.ts'
 import { AccountAlarm } from './account-alarm.ts'
 import { AccountBooks } from './account-books.ts'
 import { AccountChores } from './account-chores.ts'
@@ -11,6 +12,7 @@ import type {
   CreateKeyResult,
   DescribeKeyResult,
   KeySummary,
+  MonthReading,
   Reroute,
   RotateKeyResult,
   Settlement,
@@ -23,10 +25,12 @@ import type { AccountRow } from './account-tables.ts'
 import type { StoredAlert } from './alert.ts'
 import { createApiKey } from './api-key.ts'
 import { ACCOUNT_SCOPE } from './budget-window-table.ts'
-import { describeAccount, summariseKey } from './describe-account.ts'
+import type { Credit, CreditGrant, GrantResult } from './credit.ts'
+import { describeAccount, describeCredit, summariseKey } from './describe-account.ts'
 import { budgetOf, changeLimits, createMeter, snapshotLimits } from './meter.ts'
 
 const LISTED_ALERT_COUNT = 100
+const LISTED_CREDIT_COUNT = 1_000
 
 /**
  * One account: its keys, limits, budget, open reservations, and the outbox of its ledger. Single
@@ -98,11 +102,12 @@ export class AccountObject extends DurableObject<StorageBindings> {
     const nowMs = Date.now()
     return this.#transact(() => {
       const account = this.#stores.tables.findAccount()
-      const { windowBudgets, alerts, ...limits } = settings
+      const { windowBudgets, alerts, prepaid, ...limits } = settings
       if (account === null) this.#insertAccount(limits, nowMs)
       else this.#stores.tables.updateAccountMeter(changeLimits(account, limits, nowMs))
       this.#stores.windows.replace(ACCOUNT_SCOPE, windowBudgets, nowMs)
       this.#stores.alerts.setRule(alerts)
+      this.#stores.credits.setPrepaid(prepaid)
       return this.#describe(this.#books.requireAccount(), nowMs)
     })
   }
@@ -169,6 +174,7 @@ export class AccountObject extends DurableObject<StorageBindings> {
       limits: snapshotLimits(account, key, nowMs),
       accountBudget: budgetOf(account, this.#stores.tables.sumReservations(null)),
       accountWindows: this.#stores.windows.list(ACCOUNT_SCOPE, nowMs),
+      credit: describeCredit(this.#stores, nowMs),
     }
   }
 
@@ -182,6 +188,28 @@ export class AccountObject extends DurableObject<StorageBindings> {
   /** The newest alerts, delivered or not. */
   listAlerts(): readonly StoredAlert[] {
     return this.#stores.alerts.list(LISTED_ALERT_COUNT)
+  }
+
+  /** Grants a credit, once by its id. */
+  grantCredit(grant: CreditGrant): GrantResult {
+    const nowMs = Date.now()
+    return this.#transact(() => this.#books.grantCredit(grant, nowMs))
+  }
+
+  /** The newest credits, spent and expired ones too. */
+  listCredits(): readonly Credit[] {
+    return this.#stores.credits.list(LISTED_CREDIT_COUNT)
+  }
+
+  /** What was settled in a UTC month, which is sealed if it is over. */
+  readMonth(month: string): MonthReading {
+    const nowMs = Date.now()
+    return this.#transact(() => this.#books.readMonth(month, nowMs))
+  }
+
+  /** The months with settlements, the newest first. */
+  listMonths(): readonly SettledMonth[] {
+    return this.#stores.months.list()
   }
 
   get #config(): Config {

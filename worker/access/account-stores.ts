@@ -1,8 +1,10 @@
 import { AccountTables } from './account-tables.ts'
 import { AlertTable } from './alert-table.ts'
 import { BudgetWindowTable } from './budget-window-table.ts'
+import { CreditTable } from './credit-table.ts'
 import { IdempotencyTable } from './idempotency-table.ts'
 import { KeyDetailsTable } from './key-details-table.ts'
+import { MonthTable } from './month-table.ts'
 
 /** The tables of an account object, by what they are about. */
 export interface AccountStores {
@@ -11,6 +13,8 @@ export interface AccountStores {
   readonly windows: BudgetWindowTable
   readonly alerts: AlertTable
   readonly keyDetails: KeyDetailsTable
+  readonly credits: CreditTable
+  readonly months: MonthTable
 }
 
 /** Opens the tables; none is there before `createStores`. */
@@ -21,6 +25,8 @@ export function openStores(sql: SqlStorage): AccountStores {
     windows: new BudgetWindowTable(sql),
     alerts: new AlertTable(sql),
     keyDetails: new KeyDetailsTable(sql),
+    credits: new CreditTable(sql),
+    months: new MonthTable(sql),
   }
 }
 

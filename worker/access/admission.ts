@@ -20,6 +20,8 @@ export interface AdmissionState {
   /** Budgets that come back; absent: none. */
   readonly accountWindows?: readonly WindowSpending[]
   readonly keyWindows?: readonly WindowSpending[]
+  /** What is left of the credits of an account that pays in advance; absent or null: it does not. */
+  readonly balanceMicroUsd?: number | null
   /** Null: the key may use all. */
   readonly allowedModels: readonly string[] | null
 }
@@ -64,6 +66,10 @@ export function decideAdmission(
       return { outcome: 'over_budget', scope, window, resetsAtMs, ...used }
     }
   }
+  const { reservedMicroUsd } = state.accountHeld
+  const balanceMicroUsd = state.balanceMicroUsd ?? null
+  if (balanceMicroUsd !== null && reservedMicroUsd + request.worstCaseMicroUsd > balanceMicroUsd)
+    return { outcome: 'over_balance', balanceMicroUsd, reservedMicroUsd }
   for (const { meter, held } of scopes) {
     const limit = meter.maxConcurrentRequests
     if (limit !== null && held.openCount >= limit) return { outcome: 'too_many_at_once', limit }

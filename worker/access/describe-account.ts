@@ -2,14 +2,16 @@ import type { AccountDescription, KeySummary } from './account-contract.ts'
 import type { AccountStores } from './account-stores.ts'
 import type { AccountRow, KeyRow } from './account-tables.ts'
 import { ACCOUNT_SCOPE } from './budget-window-table.ts'
+import type { CreditBalance } from './credit.ts'
 import { budgetOf } from './meter.ts'
 
 /** An account for its operator, as it stands now. */
 export function describeAccount(
-  { tables, windows, alerts }: AccountStores,
+  stores: AccountStores,
   account: AccountRow,
   { nowMs, lastAlarmError }: { readonly nowMs: number; readonly lastAlarmError: string | null },
 ): AccountDescription {
+  const { tables, windows, alerts } = stores
   const held = tables.sumReservations(null)
   const { accountId, createdAtMs, salt } = account
   const { requestsPerMinute, tokensPerMinute, maxConcurrentRequests, budgetMicroUsd } = account
@@ -23,14 +25,25 @@ export function describeAccount(
       maxConcurrentRequests,
       budgetMicroUsd,
       windowBudgets: windows.listSettings(ACCOUNT_SCOPE),
+      prepaid: stores.credits.isPrepaid(),
       alerts: alerts.findRule(),
     },
     budget: budgetOf(account, held),
     windows: windows.list(ACCOUNT_SCOPE, nowMs),
+    credit: describeCredit(stores, nowMs),
     openReservationCount: held.openCount,
     outboxCount: tables.describePending().outboxCount,
     lastAlarmError,
     counters: tables.readCounters(),
+  }
+}
+
+/** What the account has left of its credits. */
+export function describeCredit({ tables, credits }: AccountStores, nowMs: number): CreditBalance {
+  return {
+    isPrepaid: credits.isPrepaid(),
+    balanceMicroUsd: credits.sumLeft(nowMs),
+    reservedMicroUsd: tables.sumReservations(null).reservedMicroUsd,
   }
 }
 

@@ -6,7 +6,8 @@ import type { AdmitRequest, Settlement } from './account-contract.ts'
 import { priceUsage } from './pricing.ts'
 
 /** What an admitted request holds until it is settled. */
-export interface Reservation extends Omit<AdmitRequest, 'keyHash' | 'idempotency' | 'priceChanges'> {
+export interface Reservation
+  extends Omit<AdmitRequest, 'keyHash' | 'idempotency' | 'priceChanges'> {
   readonly keyId: string
   readonly admittedAtMs: number
   /** When the sweep begins to ask what became of it. */

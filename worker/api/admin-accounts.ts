@@ -8,6 +8,7 @@ import { createAccountId } from '../ids.ts'
 import { requireAccount } from './account-parameter.ts'
 import type { AppContext } from './app-context.ts'
 import { composeBudgetBody, composeWindowBodies, windowBudgetsBodySchema } from './budget-body.ts'
+import { composeBalanceBody } from './credit-body.ts'
 import { parseRequest } from './parse-request.ts'
 import { readJsonBody } from './read-json-body.ts'
 
@@ -20,6 +21,7 @@ const limitsBodySchema = z.strictObject({
   max_concurrent_requests: settings.maxConcurrentRequests.unwrap().optional(),
   budget_micro_usd: settings.budgetMicroUsd.unwrap().optional(),
   window_budgets: windowBudgetsBodySchema.optional(),
+  prepaid: settings.prepaid.unwrap().optional(),
   alerts: settings.alerts.unwrap().optional(),
 })
 
@@ -100,6 +102,7 @@ function readLimits(body: z.output<typeof limitsBodySchema>) {
     maxConcurrentRequests: body.max_concurrent_requests,
     budgetMicroUsd: body.budget_micro_usd,
     windowBudgets: body.window_budgets,
+    prepaid: body.prepaid,
     alerts: body.alerts,
   }
   return Object.fromEntries(Object.entries(limits).filter(([, value]) => value !== undefined))
@@ -117,6 +120,7 @@ async function composeAccountBody(c: AppContext, account: AccountDescription) {
     max_concurrent_requests: account.settings.maxConcurrentRequests,
     budget: composeBudgetBody(account.budget),
     window_budgets: composeWindowBodies(account.windows, account.budget),
+    ...composeBalanceBody(account.credit),
     alerts: alerts && {
       ...alerts,
       secret: await deriveAlertSecret(account.accountId, KEY_CHECKSUM_SECRET),

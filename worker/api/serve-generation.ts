@@ -103,6 +103,8 @@ function requireAdmitted(
       })
     case 'over_budget':
       throw new ApiError('budget_exceeded', { message: describeBudget(result) })
+    case 'over_balance':
+      throw new ApiError('budget_exceeded', { message: describeBalance(result) })
   }
 }
 
@@ -124,8 +126,16 @@ function replay(c: AppContext, { contentType, body }: KeptAnswer): Response {
 
 type OverBudget = Extract<AdmitResult, { outcome: 'over_budget' }>
 
+const usd = (microUsd: number) => `${(microUsd / 1_000_000).toFixed(6)} USD`
+
+function describeBalance(result: Extract<AdmitResult, { outcome: 'over_balance' }>): string {
+  return (
+    `The prepaid balance of ${usd(result.balanceMicroUsd)} does not cover this request: ` +
+    `${usd(result.reservedMicroUsd)} of it are reserved by running requests.`
+  )
+}
+
 function describeBudget(result: OverBudget): string {
-  const usd = (microUsd: number) => `${(microUsd / 1_000_000).toFixed(6)} USD`
   return (
     `The ${result.scope}'s ${WINDOW_WORDS[result.window]}budget of ${usd(result.limitMicroUsd)} does not cover this request: ` +
     `${usd(result.spentMicroUsd)} are spent and ${usd(result.reservedMicroUsd)} reserved by ` +

@@ -1,8 +1,10 @@
 import { z } from 'zod'
-import { findUsage, type UsageRow, usageCursorSchema } from '../ledger/usage-store.ts'
+import { composeCsvHeader, composeCsvLines } from '../ledger/csv.ts'
+import { findUsage, listUsage, type UsageRow, usageCursorSchema } from '../ledger/usage-store.ts'
 import type { AppContext } from './app-context.ts'
 import { describeCaller } from './describe-caller.ts'
 import { parseRequest } from './parse-request.ts'
+import { acceptsCsv, respondCsv } from './respond-csv.ts'
 
 const instantSchema = z.coerce.number().int().min(0).max(Number.MAX_SAFE_INTEGER)
 
@@ -18,23 +20,23 @@ const usageQuerySchema = z.object({
 
 /**
  * `GET /v1/usage`: the account's settled requests, newest first, and the sums of the period. With
- * `accept: text/csv` the page as CSV, its cursor in `x-next-cursor`.
+ * `accept: text/csv` the page as CSV, its cursor in `x-next-cursor`: only the first page has the header
+ * line, so that all pages joined are one file.
  */
 export async function getUsage(c: AppContext): Promise<Response> {
   const { accountId } = await describeCaller(c, 'usage:read')
   const query = parseRequest(usageQuerySchema, c.req.query())
-  const page = await findUsage(c.var.services.database, {
-    accountId,
-    fromMs: query.from_ms,
-    toMs: query.to_ms,
-    group: query.group_by ?? null,
-    cursor: query.cursor ?? null,
-    limit: query.limit,
-  })
-  if (c.req.header('accept')?.includes('text/csv')) {
-    if (page.nextCursor !== null) c.var.answerHeaders.set('x-next-cursor', page.nextCursor)
-    return c.body(composeCsv(page.records), 200, { 'content-type': 'text/csv; charset=utf-8' })
+  const { database } = c.var.services
+  const period = { accountId, fromMs: query.from_ms, toMs: query.to_ms }
+  const pageQuery = { ...period, cursor: query.cursor ?? null, limit: query.limit }
+  if (acceptsCsv(c)) {
+    const { records, nextCursor } = await listUsage(database, pageQuery)
+    if (nextCursor !== null) c.var.answerHeaders.set('x-next-cursor', nextCursor)
+    const header = query.cursor === undefined ? composeCsvHeader(CSV_COLUMNS) : ''
+    const lines = composeCsvLines(CSV_COLUMNS, records.map(composeUsageBody))
+    return respondCsv(c, header + lines)
   }
+  const page = await findUsage(database, { ...pageQuery, group: query.group_by ?? null })
   return c.json({
     object: 'list',
     data: page.records.map(composeUsageBody),
@@ -84,19 +86,3 @@ const CSV_COLUMNS = [
   'price_version',
   'batch_id',
 ] as const satisfies readonly (keyof ReturnType<typeof composeUsageBody>)[]
-
-/** RFC 4180, with a header line. */
-function composeCsv(rows: readonly UsageRow[]): string {
-  const lines = rows.map((row) => {
-    const body = composeUsageBody(row)
-    return CSV_COLUMNS.map((column) => quoteCsv(body[column])).join(',')
-  })
-  return [CSV_COLUMNS.join(','), ...lines].map((line) => `${line}\r\n`).join('')
-}
-
-/** A text that a spreadsheet would run as a formula is given a quote mark before it. */
-function quoteCsv(value: string | number | null): string {
-  if (value === null) return ''
-  const text = typeof value === 'string' && /^[=+\-@\t\r]/.test(value) ? `'${value}` : `${value}`
-  return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text
-}

@@ -31,7 +31,10 @@ export async function listPrices(
 
 /** Every version that is in force at some time from `fromMs` on. */
 export async function readPriceList(database: D1Database, fromMs: number): Promise<PriceList> {
-  const versions = await drizzle(database).select().from(prices).where(sql`NOT EXISTS (
+  const versions = await drizzle(database)
+    .select()
+    .from(prices)
+    .where(sql`NOT EXISTS (
     SELECT 1 FROM prices AS later
     WHERE later.model IS ${prices.model} AND later.backend_id IS ${prices.backendId}
       AND later.effective_at_ms <= ${fromMs}
