@@ -11,7 +11,7 @@ import type {
 } from './account-contract.ts'
 import type { AccountStores } from './account-stores.ts'
 import type { AccountRow, AccountTables, KeyRow } from './account-tables.ts'
-import { decideAdmission } from './admission.ts'
+import { type Admission, decideAdmission } from './admission.ts'
 import { type BudgetChange, planAlerts } from './alert.ts'
 import type { AlertTable } from './alert-table.ts'
 import { ACCOUNT_SCOPE, type BudgetWindowTable } from './budget-window-table.ts'
@@ -23,7 +23,12 @@ import type { KeyDetailsTable } from './key-details-table.ts'
 import { type Meter, settleMeter, snapshotLimits } from './meter.ts'
 import type { MonthTable } from './month-table.ts'
 import { priceAt } from './pricing.ts'
-import { priceSettlement } from './settlement.ts'
+import { type CacheClaim, type CachedAnswer, renameAnswer } from './response-cache.ts'
+import type { ResponseCacheTable } from './response-cache-table.ts'
+import { composeEmptySettlement, priceSettlement } from './settlement.ts'
+
+/** A request that is answered from the cache. */
+const NO_COST = { worstCaseMicroUsd: 0, worstCaseTokenCount: 0 }
 
 export interface AccountBooksOptions extends AccountStores {
   readonly payees: () => Config['PAYEES']
@@ -41,6 +46,7 @@ export class AccountBooks {
   readonly #keyDetails: KeyDetailsTable
   readonly #credits: CreditTable
   readonly #months: MonthTable
+  readonly #cache: ResponseCacheTable
   readonly #payees: AccountBooksOptions['payees']
 
   constructor(options: AccountBooksOptions) {
@@ -51,23 +57,21 @@ export class AccountBooks {
     this.#keyDetails = options.keyDetails
     this.#credits = options.credits
     this.#months = options.months
+    this.#cache = options.cache
     this.#payees = options.payees
   }
 
   admit(request: AdmitRequest, nowMs: number, expiresAtMs: number): AdmitResult {
-    const { keyHash, idempotency: claim, priceChanges = [], ...reserved } = request
+    const { keyHash, idempotency: claim, priceChanges = [], cache, ...reserved } = request
     const key = this.findValidKey(keyHash, nowMs)
     if (key === null) return { outcome: 'unknown_key' }
     this.#keyDetails.noteUse(key.keyId, nowMs)
     const { scopes } = this.#keyDetails.find(key.keyId)
     if (scopes !== null && !scopes.includes('inference')) return { outcome: 'insufficient_scope' }
-    const account = this.requireAccount()
     const { requestId } = request
-    const open = this.#tables.findReservation(requestId)
-    if (open !== null && open.keyId === key.keyId)
-      return { outcome: 'admitted', limits: snapshotLimits(account, key, nowMs) }
-    if (open !== null || this.#tables.findSettledFee(requestId) !== null)
-      throw new Error(`Request id ${requestId} is used already.`)
+    const cached = cache === undefined ? null : this.#cache.find(cache.key, nowMs)
+    const repeated = this.#admitAgain(requestId, { key, cached, nowMs })
+    if (repeated !== null) return repeated
     if (claim !== undefined) {
       const first = this.#idempotency.find(key.keyId, claim.key)
       const isOpen = first !== null && this.#tables.findReservation(first.requestId) !== null
@@ -75,9 +79,47 @@ export class AccountBooks {
       if (recall.outcome !== 'new') return recall
     }
 
+    const cost = cached === null ? request : { ...request, ...NO_COST }
+    const admission = this.#decide(key, cost, nowMs)
+    if (admission.outcome !== 'admitted') return admission
+    const { limits } = admission
+    this.#tables.updateAccountMeter(admission.account)
+    this.#tables.updateKeyMeter(key.keyId, admission.key)
+    const price = priceAt({ price: request.price, priceChanges }, nowMs)
+    const terms = { admittedAtMs: nowMs, expiresAtMs, sweepFailureCount: 0 }
+    const reservation = { ...reserved, price, keyId: key.keyId, ...terms }
+    if (claim !== undefined) this.#idempotency.claim(key.keyId, claim, { requestId, nowMs })
+    if (cache === undefined || cached === null) {
+      this.#tables.insertReservation({ ...reservation, ...(cache && { cache }) })
+      return { outcome: 'admitted', limits }
+    }
+    this.#tables.insertReservation({ ...reservation, ...NO_COST })
+    const answer = renameAnswer(cached, requestId)
+    const { modelDigest, adapterDigest } = cache
+    const empty = composeEmptySettlement(requestId, 'cached')
+    this.settle({ ...empty, modelDigest, adapterDigest, answer }, nowMs)
+    return { outcome: 'cached', limits, answer }
+  }
+
+  /** What a request gets whose admission was lost on its way; null for one that is new. */
+  #admitAgain(
+    requestId: string,
+    { key, cached, nowMs }: { key: KeyRow; cached: CachedAnswer | null; nowMs: number },
+  ): AdmitResult | null {
+    const open = this.#tables.findReservation(requestId)
+    const isSettled = this.#tables.findSettledFee(requestId) !== null
+    if (open === null && !isSettled) return null
+    const limits = snapshotLimits(this.requireAccount(), key, nowMs)
+    if (open !== null && open.keyId === key.keyId) return { outcome: 'admitted', limits }
+    if (isSettled && cached !== null)
+      return { outcome: 'cached', limits, answer: renameAnswer(cached, requestId) }
+    throw new Error(`Request id ${requestId} is used already.`)
+  }
+
+  #decide(key: KeyRow, request: AdmitRequest, nowMs: number): Admission {
     const admission = decideAdmission(
       {
-        account,
+        account: this.requireAccount(),
         accountHeld: this.#tables.sumReservations(null),
         key,
         keyHeld: this.#tables.sumReservations(key.keyId),
@@ -89,22 +131,13 @@ export class AccountBooks {
       request,
       nowMs,
     )
-    if (admission.outcome === 'over_budget' && admission.window === 'rolling') {
-      const { spentMicroUsd, reservedMicroUsd, limitMicroUsd } = admission
-      const neededMicroUsd =
-        spentMicroUsd + reservedMicroUsd + request.worstCaseMicroUsd - limitMicroUsd
-      const scope = admission.scope === 'key' ? key.keyId : ACCOUNT_SCOPE
-      const resetsAtMs = this.#windows.findRollingRelief(scope, neededMicroUsd, nowMs)
-      return { ...admission, resetsAtMs }
-    }
-    if (admission.outcome !== 'admitted') return admission
-    this.#tables.updateAccountMeter(admission.account)
-    this.#tables.updateKeyMeter(key.keyId, admission.key)
-    const terms = { admittedAtMs: nowMs, expiresAtMs, sweepFailureCount: 0 }
-    const price = priceAt({ price: request.price, priceChanges }, nowMs)
-    this.#tables.insertReservation({ ...reserved, price, keyId: key.keyId, ...terms })
-    if (claim !== undefined) this.#idempotency.claim(key.keyId, claim, { requestId, nowMs })
-    return { outcome: 'admitted', limits: admission.limits }
+    if (admission.outcome !== 'over_budget' || admission.window !== 'rolling') return admission
+    const { spentMicroUsd, reservedMicroUsd, limitMicroUsd } = admission
+    const neededMicroUsd =
+      spentMicroUsd + reservedMicroUsd + request.worstCaseMicroUsd - limitMicroUsd
+    const scope = admission.scope === 'key' ? key.keyId : ACCOUNT_SCOPE
+    const resetsAtMs = this.#windows.findRollingRelief(scope, neededMicroUsd, nowMs)
+    return { ...admission, resetsAtMs }
   }
 
   /** Moves a reservation to another backend, at the price in force there when it was admitted. False: there is none. */
@@ -150,6 +183,9 @@ export class AccountBooks {
     if (forgoneMicroUsd > 0) this.#tables.incrementCounter('clamped')
     if (answer !== undefined) this.#idempotency.keepAnswer(requestId, answer)
     else if (feeMicroUsd === 0) this.#idempotency.release(requestId)
+    const { cache } = reservation
+    if (cache !== undefined && answer !== undefined && isOfWeights(settlement, cache))
+      this.#cache.keep(cache.key, answer, { requestId, nowMs })
     return { outcome: 'settled', feeMicroUsd }
   }
 
@@ -218,4 +254,9 @@ export class AccountBooks {
     if (account === null) throw new Error('The account was never configured.')
     return account
   }
+}
+
+/** Whether an answer came from the weights that its request was meant for. */
+function isOfWeights(settlement: Settlement, { modelDigest, adapterDigest }: CacheClaim): boolean {
+  return settlement.modelDigest === modelDigest && settlement.adapterDigest === adapterDigest
 }

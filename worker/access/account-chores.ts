@@ -8,6 +8,7 @@ import { deliverAlert, deriveAlertSecret } from './alert-client.ts'
 import { planBackoffMs } from './flush-backoff.ts'
 import { IDEMPOTENCY_KEPT_MS } from './idempotency.ts'
 import { fetchRequestReport } from './report-client.ts'
+import { CACHE_KEPT_MS } from './response-cache.ts'
 import type { Reservation } from './settlement.ts'
 import { planSweep, type SweepPlan } from './sweep.ts'
 import { explainWebhookUrl } from './webhook-url.ts'
@@ -56,7 +57,7 @@ export class AccountChores {
 
   /** Never throws, because the platform gives up an alarm that fails too often. */
   async run(): Promise<void> {
-    const { tables, alerts, idempotency } = this.#stores
+    const { tables, alerts, idempotency, cache } = this.#stores
     if (Date.now() >= this.#flushNotBeforeMs) await this.#flush()
     const expired = tables.listExpired(Date.now(), SWEEP_BATCH_SIZE)
     await Promise.all(expired.map((reservation) => this.#sweep(reservation)))
@@ -64,6 +65,7 @@ export class AccountChores {
     await Promise.all(dueAlerts.map((alert) => this.#deliver(alert)))
     tables.deleteSettledBefore(Date.now() - SETTLED_KEPT_MS, SETTLED_PURGE_SIZE)
     idempotency.deleteClaimedBefore(Date.now() - IDEMPOTENCY_KEPT_MS)
+    cache.deleteKeptBefore(Date.now() - CACHE_KEPT_MS)
   }
 
   /** Sets the alarm for a flush of what was put into the outbox just now. */
@@ -83,6 +85,8 @@ export class AccountChores {
     const firstClaimedAtMs = this.#stores.idempotency.firstClaimedAtMs()
     if (firstClaimedAtMs !== null)
       alarm.arm(firstClaimedAtMs + IDEMPOTENCY_KEPT_MS + PURGE_INTERVAL_MS)
+    const firstKeptAtMs = this.#stores.cache.firstKeptAtMs()
+    if (firstKeptAtMs !== null) alarm.arm(firstKeptAtMs + CACHE_KEPT_MS + PURGE_INTERVAL_MS)
   }
 
   /** Leaves a reservation alone for another term. False when there is no such reservation. */

@@ -7,6 +7,7 @@ import type { BudgetWindow, WindowSpending } from './budget-window.ts'
 import type { CreditBalance } from './credit.ts'
 import type { IdempotencyClaim, KeptAnswer, Recall } from './idempotency.ts'
 import type { Price, PriceChange, Tariff } from './pricing.ts'
+import type { CacheClaim } from './response-cache.ts'
 
 /**
  * What crosses the line between a request's isolate and its account's object. One call admits,
@@ -31,6 +32,8 @@ export interface AdmitRequest {
   readonly backendId: string
   /** Absent: the request may be repeated as often as it is sent. */
   readonly idempotency?: IdempotencyClaim
+  /** Absent: the request is computed, and its answer not kept. */
+  readonly cache?: CacheClaim
 }
 
 /** Another backend than the one admitted for serves a request; its worst case is reserved already. */
@@ -50,6 +53,8 @@ export interface LimitSnapshot {
 
 export type AdmitResult =
   | { readonly outcome: 'admitted'; readonly limits: LimitSnapshot }
+  /** The answer of an earlier request, under this one's id: recorded, and nothing to settle. */
+  | { readonly outcome: 'cached'; readonly limits: LimitSnapshot; readonly answer: KeptAnswer }
   | Exclude<Recall, { outcome: 'new' }>
   | { readonly outcome: 'unknown_key' }
   | { readonly outcome: 'insufficient_scope' }
@@ -92,7 +97,7 @@ export interface Settlement {
   readonly contributors: readonly { readonly payee: Address; readonly weightPpm: number }[]
   readonly promptHash: Digest
   readonly outputHash: Digest
-  /** The answer that goes out, for a request with an `Idempotency-Key`. */
+  /** The answer that goes out, for a request with an `Idempotency-Key` or one that may be cached. */
   readonly answer?: KeptAnswer | undefined
 }
 

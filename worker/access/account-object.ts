@@ -71,6 +71,7 @@ export class AccountObject extends DurableObject<StorageBindings> {
     const expiresAtMs = nowMs + this.#config.RESERVATION_TTL_MS
     const result = this.#transact(() => this.#books.admit(request, nowMs, expiresAtMs))
     if (result.outcome === 'admitted') this.#alarm.arm(expiresAtMs)
+    if (result.outcome === 'cached') this.#chores.armFlush(nowMs)
     return result
   }
 

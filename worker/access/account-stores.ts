@@ -5,6 +5,7 @@ import { CreditTable } from './credit-table.ts'
 import { IdempotencyTable } from './idempotency-table.ts'
 import { KeyDetailsTable } from './key-details-table.ts'
 import { MonthTable } from './month-table.ts'
+import { ResponseCacheTable } from './response-cache-table.ts'
 
 /** The tables of an account object, by what they are about. */
 export interface AccountStores {
@@ -15,6 +16,7 @@ export interface AccountStores {
   readonly keyDetails: KeyDetailsTable
   readonly credits: CreditTable
   readonly months: MonthTable
+  readonly cache: ResponseCacheTable
 }
 
 /** Opens the tables; none is there before `createStores`. */
@@ -27,6 +29,7 @@ export function openStores(sql: SqlStorage): AccountStores {
     keyDetails: new KeyDetailsTable(sql),
     credits: new CreditTable(sql),
     months: new MonthTable(sql),
+    cache: new ResponseCacheTable(sql),
   }
 }
 

@@ -1,7 +1,7 @@
 import { type Address, type Digest, ZERO_DIGEST } from '../../protocol/digest.ts'
 import { SPLIT_RULES, splitFee } from '../../protocol/fee-split.ts'
 import { commitAccount } from '../../protocol/usage-leaf.ts'
-import type { UsageRecord } from '../ledger/usage-record.ts'
+import type { UsageOutcome, UsageRecord } from '../ledger/usage-record.ts'
 import type { AdmitRequest, Settlement } from './account-contract.ts'
 import { priceUsage } from './pricing.ts'
 
@@ -99,4 +99,22 @@ function billedCounts(settlement: Settlement) {
   if (settlement.outcome === 'upstream_failed' && completionTokens === 0)
     return { promptTokens: 0, cachedTokens: 0, completionTokens: 0 }
   return { promptTokens, cachedTokens: Math.min(cachedTokens, promptTokens), completionTokens }
+}
+
+/** The end of a request that nothing was computed for. */
+export function composeEmptySettlement(requestId: string, outcome: UsageOutcome): Settlement {
+  return {
+    requestId,
+    outcome,
+    promptTokens: 0,
+    cachedTokens: 0,
+    completionTokens: 0,
+    modelDigest: ZERO_DIGEST,
+    adapterDigest: ZERO_DIGEST,
+    adapterOwner: null,
+    attributionDigest: ZERO_DIGEST,
+    contributors: [],
+    promptHash: ZERO_DIGEST,
+    outputHash: ZERO_DIGEST,
+  }
 }

@@ -1,6 +1,7 @@
 import { z } from 'zod'
 import { boundPromptTokens, type GenerationRequest } from '../dispatch/generation-request.ts'
 import type { AppContext } from './app-context.ts'
+import { generationFields } from './generation-schema.ts'
 import { parseRequest } from './parse-request.ts'
 import { type JsonBody, readJsonBody } from './read-json-body.ts'
 import { serveGeneration } from './serve-generation.ts'
@@ -21,6 +22,7 @@ const embeddingRequestSchema = z.looseObject({
     ],
     `must be a string, a list of token ids, or a list of at most ${MAX_INPUT_COUNT} of either`,
   ),
+  tallygate: generationFields.tallygate,
 })
 
 /** `POST /v1/embeddings`: billed by the tokens of the inputs. */

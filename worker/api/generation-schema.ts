@@ -18,5 +18,11 @@ export const generationFields = {
   stream_options: z.looseObject({ include_usage: z.boolean().nullish() }).nullish(),
   n: choiceCountSchema.nullish(),
   max_tokens: z.int().min(0).max(MAX_TOKEN_COUNT).nullish(),
-  tallygate: z.looseObject({ attribution: z.boolean().nullish() }).nullish(),
+  tallygate: z
+    .looseObject({
+      attribution: z.boolean().nullish(),
+      /** An earlier answer to the same request may be given again, free of charge. */
+      cache: z.boolean().nullish(),
+    })
+    .nullish(),
 }

@@ -2,6 +2,7 @@ import type { AdmitResult, LimitSnapshot } from '../access/account-contract.ts'
 import type { KeptAnswer } from '../access/idempotency.ts'
 import { createAccountClient } from '../dispatch/account-client.ts'
 import { admitGeneration } from '../dispatch/admit-generation.ts'
+import { composeCacheClaim, wantsCache } from '../dispatch/cache-claim.ts'
 import { findTargets } from '../dispatch/find-targets.ts'
 import type { GenerationRequest } from '../dispatch/generation-request.ts'
 import { relayBody } from '../dispatch/relay-body.ts'
@@ -28,7 +29,13 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
   const { config, log } = services
   const waitUntil = (work: Promise<unknown>) => c.executionCtx.waitUntil(work)
   const idempotency = await readIdempotencyClaim(c, request)
-  const candidates = await findTargets(services, request.model, waitUntil)
+  const isCacheable = wantsCache(request)
+  const candidates = await findTargets(services, request.model, {
+    waitUntil,
+    needsFreshList: isCacheable,
+  })
+  const cache = isCacheable ? await composeCacheClaim(request, candidates[0].target) : null
+  if (isCacheable) answerHeaders.set('x-tallygate-cache', 'miss')
   const account = createAccountClient({
     createStub: () => services.account(caller.accountId),
     renewEveryMs: config.RESERVATION_TTL_MS / 3,
@@ -40,8 +47,17 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
     candidates,
     keyHash: caller.keyHash,
     idempotency,
+    cache,
   })
-  if (admission.outcome === 'replay') return replay(c, admission.answer)
+  if (admission.outcome === 'replay') {
+    answerHeaders.set('idempotency-replayed', 'true')
+    return giveAgain(c, admission.answer)
+  }
+  if (admission.outcome === 'cached') {
+    setRateHeaders(answerHeaders, admission.limits)
+    answerHeaders.set('x-tallygate-cache', 'hit')
+    return giveAgain(c, admission.answer)
+  }
   setRateHeaders(answerHeaders, requireAdmitted(admission, answerHeaders))
   const admittedAtMs = Date.now()
   answerHeaders.set('server-timing', `auth;dur=${admittedAtMs - startedAtMs}`)
@@ -61,7 +77,8 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
     account,
     maxUpstreamSilenceMs: config.UPSTREAM_SILENCE_MS,
     clientSignal: c.req.raw.signal,
-    isKept: idempotency !== null,
+    outlivesClient: idempotency !== null,
+    isKept: idempotency !== null || cache !== null,
     waitUntil,
     log,
   })
@@ -71,7 +88,7 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
 
 /** The limits after admission; throws the ApiError of a refusal. */
 function requireAdmitted(
-  result: Exclude<AdmitResult, { outcome: 'replay' }>,
+  result: Exclude<AdmitResult, { outcome: 'replay' | 'cached' }>,
   answerHeaders: Headers,
 ): LimitSnapshot {
   switch (result.outcome) {
@@ -118,9 +135,8 @@ const CONFLICTS = {
     'not kept any more. Send it under another key.',
 }
 
-/** The first answer again, byte for byte; billed before. */
-function replay(c: AppContext, { contentType, body }: KeptAnswer): Response {
-  c.var.answerHeaders.set('idempotency-replayed', 'true')
+/** An answer that was billed before. */
+function giveAgain(c: AppContext, { contentType, body }: KeptAnswer): Response {
   return c.body(body.slice().buffer, 200, { 'content-type': contentType })
 }
 

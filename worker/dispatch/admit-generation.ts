@@ -2,6 +2,7 @@ import { CURRENT_SPLIT_VERSION } from '../../protocol/fee-split.ts'
 import type { AdmitResult } from '../access/account-contract.ts'
 import type { IdempotencyClaim } from '../access/idempotency.ts'
 import { priceWorstCase } from '../access/pricing.ts'
+import type { CacheClaim } from '../access/response-cache.ts'
 import type { AccountClient } from './account-client.ts'
 import type { Candidate } from './find-targets.ts'
 import { boundTokens, type GenerationRequest } from './generation-request.ts'
@@ -13,12 +14,13 @@ interface Admission {
   readonly candidates: readonly [Candidate, ...Candidate[]]
   readonly keyHash: string
   readonly idempotency: IdempotencyClaim | null
+  readonly cache: CacheClaim | null
 }
 
 /** Asks the account for leave, and reserves the most that the request can use and cost. */
 export function admitGeneration(
   account: AccountClient,
-  { requestId, request, candidates, keyHash, idempotency }: Admission,
+  { requestId, request, candidates, keyHash, idempotency, cache }: Admission,
 ): Promise<AdmitResult> {
   const [{ tariff, backend }] = candidates
   const worstCases = candidates.map((candidate) => {
@@ -39,5 +41,6 @@ export function admitGeneration(
     worstCaseTokenCount: Math.max(...worstCases.map(({ tokenCount }) => tokenCount)),
     backendId: backend.id,
     ...(idempotency && { idempotency }),
+    ...(cache && { cache }),
   })
 }

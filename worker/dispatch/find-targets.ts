@@ -22,6 +22,12 @@ export interface Candidate {
   readonly tariff: Tariff
 }
 
+interface LookupOptions {
+  readonly waitUntil: (work: Promise<unknown>) => void
+  /** The digests must be those of now: an answer is found by them. */
+  readonly needsFreshList: boolean
+}
+
 /** How soon a caller may try again when no backend answers. */
 const NO_BACKEND_RETRY_AFTER_MS = 1_000
 
@@ -33,7 +39,7 @@ const NO_BACKEND_RETRY_AFTER_MS = 1_000
 export async function findTargets(
   { config, catalogue, fleet, prices }: Dispatch,
   modelId: string,
-  waitUntil: (work: Promise<unknown>) => void,
+  { waitUntil, needsFreshList }: LookupOptions,
 ): Promise<readonly [Candidate, ...Candidate[]]> {
   const findBackend = (backendId: string) => {
     const backend = config.BACKENDS.find((candidate) => candidate.id === backendId)
@@ -57,7 +63,11 @@ export async function findTargets(
     return { target, backend, tariff: composeTariff(priceList, scope, Date.now()) }
   }
   const options = { stateOf, chance: Math.random() }
-  let pick: Pick = pickBackend(await catalogue.read(waitUntil), modelId, options)
+  let pick: Pick = pickBackend(
+    await (needsFreshList ? catalogue.readFresh() : catalogue.read(waitUntil)),
+    modelId,
+    options,
+  )
   if (pick.outcome === 'unknown_model' || pick.outcome === 'none_reachable') {
     pick = pickBackend(await catalogue.refresh(), modelId, options)
   }

@@ -33,7 +33,7 @@ export async function relayBody(job: RelayJob): Promise<Response> {
     clientSignal: job.clientSignal,
     blank: BLANK,
     maxUpstreamSilenceMs: job.maxUpstreamSilenceMs,
-    outlivesClient: job.isKept,
+    outlivesClient: job.outlivesClient,
   })
   const work = fetchAndSettle(job, line)
   const early = await waitAtMost(work, COMMIT_AFTER_MS)

@@ -17,7 +17,9 @@ export interface RelayJob {
   readonly account: AccountClient
   readonly maxUpstreamSilenceMs: number
   readonly clientSignal: AbortSignal
-  /** The answer is kept, to be given again: the request runs on when its client leaves. */
+  /** The request runs on when its client leaves, who may come back for the answer. */
+  readonly outlivesClient: boolean
+  /** The answer is kept, to be given again. */
   readonly isKept: boolean
   /** Keeps the work alive when the client has gone. */
   readonly waitUntil: (work: Promise<unknown>) => void

@@ -29,7 +29,7 @@ export async function relayStream(job: RelayJob): Promise<Response> {
     clientSignal: job.clientSignal,
     blank: BLANK,
     maxUpstreamSilenceMs: job.maxUpstreamSilenceMs,
-    outlivesClient: job.isKept,
+    outlivesClient: job.outlivesClient,
   })
   const meter = createStreamMeter(job.request)
   const arrival = awaitUpstream(job, line)

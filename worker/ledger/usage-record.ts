@@ -11,6 +11,8 @@ export type UsageOutcome =
   | 'upstream_failed'
   /** The gateway vanished; the sweep settled it by the backend's report. */
   | 'swept'
+  /** Answered from the account's cache: nothing was computed, nothing is billed. */
+  | 'cached'
 
 /** The operation that a request was for. */
 export type Endpoint = 'chat.completions' | 'completions' | 'embeddings'

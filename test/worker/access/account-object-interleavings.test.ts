@@ -65,7 +65,7 @@ const rounds: fc.Arbitrary<Round[]> = fc.array(
         fc.record({
           do: fc.constant('grant'),
           amountMicroUsd: fc.integer({ min: 1, max: 400 }),
-          lastsTerms: fc.option(fc.integer({ min: 1, max: 3 })),
+          lastsTerms: fc.option(fc.integer({ min: 1, max: 3 }), { nil: null }),
         }),
         fc.record({ do: fc.constantFrom('alarm', 'pass a term') }),
       ),

@@ -3,6 +3,7 @@ import { env } from 'cloudflare:workers'
 import * as fc from 'fast-check'
 import { afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest'
 import { ZERO_DIGEST } from '../../../protocol/digest.ts'
+import { toHex } from '../../../worker/hex.ts'
 import { endOfMonth, monthOf, startOfMonth } from '../../../worker/ledger/month.ts'
 import { composeStatementCsv, sumLines } from '../../../worker/ledger/statement.ts'
 import { readStatement } from '../../../worker/ledger/statement-store.ts'
@@ -224,8 +225,8 @@ test('the digest is that of the CSV, and a record that was changed since is not 
   vi.setSystemTime(endOfMonth('2100-01'))
   const statement = (await read(account, '2100-01'))!
   const csv = new TextEncoder().encode(composeStatementCsv(statement))
-  const sum = new Uint8Array(await crypto.subtle.digest('SHA-256', csv))
-  expect(statement.closed?.digest).toBe(`0x${sum.toHex()}`)
+  const sum = toHex(await crypto.subtle.digest('SHA-256', csv))
+  expect(statement.closed?.digest).toBe(`0x${sum}`)
   await env.DB.prepare('UPDATE usage SET fee_micro_usd = 49 WHERE account_id = ?')
     .bind(account.accountId)
     .run()
