@@ -22,6 +22,7 @@ export type ErrorCode =
   | 'internal_error'
   | 'upstream_error'
   | 'no_backend'
+  | 'ledger_unavailable'
   | 'deadline_exceeded'
 
 interface ErrorRow {
@@ -149,6 +150,11 @@ export const ERRORS = {
     status: 503,
     type: 'server_error',
     message: 'No model backend is available right now.',
+  },
+  ledger_unavailable: {
+    status: 503,
+    type: 'server_error',
+    message: 'The usage ledger cannot be read right now. Requests are served and recorded.',
   },
   deadline_exceeded: {
     status: 504,
