@@ -1,22 +1,31 @@
 import { availableParallelism } from 'node:os'
 import { parseArgs } from 'node:util'
 import { ensureModel, modelCacheDir } from '../gpu-backend/model/pull.ts'
+import { measureGateway } from './gateway/measure-gateway.ts'
 import { measureQuality } from './quality.ts'
 
 /** `npm run bench -- [name …]`: prints prose, then one line of JSON with the figures of each bench. */
 
 interface BenchContext {
-  /** The default model, or `--model`. */
-  readonly modelPath: string
+  /** Path of the default model, or of `--model`. */
+  readonly loadModel: () => Promise<string>
   readonly threadCount: number
+  /** Puts figures into the documents that quote them. */
+  readonly isWriting: boolean
+  readonly isQuick: boolean
 }
 
 const BENCHES: Readonly<Record<string, (context: BenchContext) => Promise<object>>> = {
-  quality: ({ modelPath, threadCount }) => measureQuality(modelPath, threadCount),
+  gateway: measureGateway,
+  quality: async ({ loadModel, threadCount }) => measureQuality(await loadModel(), threadCount),
 }
 
 const { values, positionals } = parseArgs({
-  options: { model: { type: 'string' } },
+  options: {
+    model: { type: 'string' },
+    write: { type: 'boolean', default: false },
+    quick: { type: 'boolean', default: false },
+  },
   allowPositionals: true,
 })
 const names = positionals.length > 0 ? positionals : Object.keys(BENCHES)
@@ -26,7 +35,7 @@ if (unknown !== undefined) {
   process.exit(1)
 }
 const context: BenchContext = {
-  modelPath:
+  loadModel: async () =>
     values.model ??
     (await ensureModel({
       cacheDir: modelCacheDir(process.env),
@@ -34,6 +43,8 @@ const context: BenchContext = {
       output: process.stderr,
     })),
   threadCount: availableParallelism(),
+  isWriting: values.write,
+  isQuick: values.quick,
 }
 const figures: Record<string, object> = {}
 for (const name of names) figures[name] = (await BENCHES[name]?.(context)) ?? {}
