@@ -3,7 +3,7 @@ import { billPrompt, type Sequence } from './sequence.ts'
 
 /** What is charged to tenants, for fairness between them. */
 export interface TenantCharges {
-  /** Tokens of the tenant's prompt that have to be computed. */
+  /** A chunk of the tenant's prompt was computed; `tokenCount` of it for the first time. */
   readonly chargePrompt: (tenant: string, tokenCount: number) => void
   /** A token was sampled for the tenant. */
   readonly chargeToken: (tenant: string) => void
@@ -47,20 +47,22 @@ export class Accounting {
     this.#counts.preemptionCount++
   }
 
-  /** The sequence got its memory, for the first or a further time. */
+  /** The sequence got its memory, for the first or a further time, and what the cache had of it. */
   noteAdmission(sequence: Sequence): void {
-    this.noteComputed(sequence)
+    this.#counts.promptTokenCount += billPrompt(sequence)
     if (sequence.cachedTokenCount !== null) return
-    const { promptTokenCount, computedCount, tenant } = sequence
-    sequence.cachedTokenCount = computedCount
-    this.#counts.prefixQueryTokenCount += promptTokenCount
-    this.#counts.prefixHitTokenCount += computedCount
-    this.#charges.chargePrompt(tenant, promptTokenCount - computedCount)
+    sequence.cachedTokenCount = sequence.computedCount
+    this.#counts.prefixQueryTokenCount += sequence.promptTokenCount
+    this.#counts.prefixHitTokenCount += sequence.computedCount
   }
 
-  /** More of the sequence may be in the KV cache than before. */
+  /** More of the sequence was computed. */
   noteComputed(sequence: Sequence): void {
-    this.#counts.promptTokenCount += billPrompt(sequence)
+    const { computedCount, promptTokenCount, tenant } = sequence
+    if (computedCount > promptTokenCount) return
+    const newCount = billPrompt(sequence)
+    this.#counts.promptTokenCount += newCount
+    this.#charges.chargePrompt(tenant, newCount)
   }
 
   noteSampled({ tenant }: Sequence): void {

@@ -3,6 +3,7 @@ import { createSampler, type Sampler } from '../decode/sampler.ts'
 import { Accounting } from './accounting.ts'
 import type { EngineParts } from './engine-parts.ts'
 import type { EngineErrorCode, EngineEvent, EngineRequest, EngineStats } from './engine-port.ts'
+import { takeTurns } from './prompt-turns.ts'
 import { findMaxSequenceTokens, findRefusal } from './refusal.ts'
 import { type RowEvent, takeRow } from './row-events.ts'
 import { RunningSet } from './running-set.ts'
@@ -19,6 +20,9 @@ import { type Urgent, urgencyLevel } from './urgency.ts'
 import { createWaitingQueue, type WaitingQueue } from './waiting-queue.ts'
 
 const FAULT_MESSAGE = 'The model failed on this request.'
+
+/** A tenant that asked for little may be ahead of the others by the tokens of so many steps. */
+const BURST_STEPS = 8
 
 type Row = PlannedRow<Sequence>
 
@@ -38,7 +42,7 @@ export class Engine {
   constructor(parts: EngineParts) {
     assertLimits(parts.limits)
     const { runner, limits, nowMs } = parts
-    const { maxRunningCount, maxWaitingCount, chunkTokens, promoteAfterMs } = limits
+    const { maxRunningCount, maxWaitingCount, chunkTokens } = limits
     assert(
       runner.kvPageTokens % chunkTokens === 0,
       `chunkTokens is ${chunkTokens}, which does not divide a page of ${runner.kvPageTokens}`,
@@ -47,16 +51,23 @@ export class Engine {
     this.#sampler = createSampler(runner.vocabSize)
     this.#maxSequenceTokens = findMaxSequenceTokens(runner)
     this.#maxLiveCount = maxRunningCount + maxWaitingCount
-    const levelOf = (urgent: Urgent) => urgencyLevel(urgent, nowMs(), promoteAfterMs)
+    const levelOf = (urgent: Urgent) => this.#levelOf(urgent)
     const waiting = createWaitingQueue<Sequence>({
       maxLiveCount: this.#maxLiveCount,
+      burstTokens: BURST_STEPS * limits.maxStepTokens,
       nowMs,
       levelOf,
     })
     const accounting = new Accounting(waiting)
     this.#waiting = waiting
     this.#accounting = accounting
-    this.#running = new RunningSet({ runner, maxRunningCount, waiting, accounting, levelOf })
+    this.#running = new RunningSet({
+      runner,
+      maxRunningCount,
+      waiting,
+      accounting,
+      agedLevelOf: levelOf,
+    })
   }
 
   get hasWork(): boolean {
@@ -70,7 +81,7 @@ export class Engine {
     this.#dropExpired()
     this.#running.grow()
     this.#running.admit()
-    const rows = planStep(this.#running.sequences(), this.#parts.limits)
+    const rows = this.#planStep()
     if (rows.length === 0) return
     // Masks are found while the model runs.
     const opening = Promise.allSettled(rows.map((row) => this.#openMask(row)))
@@ -148,6 +159,10 @@ export class Engine {
     })
   }
 
+  #levelOf(urgent: Urgent): number {
+    return urgencyLevel(urgent, this.#parts.nowMs(), this.#parts.limits.promoteAfterMs)
+  }
+
   #dropCancelled(): void {
     for (const id of this.#cancelledIds) {
       const sequence = this.#live.get(id)
@@ -173,6 +188,18 @@ export class Engine {
 
   #hasAdapter({ adapter }: EngineRequest): boolean {
     return adapter === null || this.#parts.adapters.has(adapter)
+  }
+
+  #planStep(): readonly Row[] {
+    const { limits } = this.#parts
+    const rights = {
+      agedLevelOf: (sequence: Sequence) => this.#levelOf(sequence),
+      levelOf: this.#running.standing().levelOf,
+      usedBy: this.#waiting.usedBy,
+      passedOverCount: this.#waiting.chunksSince,
+      maxPassedOverCount: limits.maxRunningCount,
+    }
+    return planStep(this.#running.sequences(), limits, (prompts) => takeTurns(prompts, rights))
   }
 
   /** The outputs of the rows; null when the run failed, and its sequences with it. */

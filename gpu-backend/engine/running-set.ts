@@ -1,17 +1,23 @@
 import assert from 'node:assert/strict'
 import type { Accounting } from './accounting.ts'
+import { planVictims, rankYielding, Shares } from './equal-share.ts'
 import { KvMemory } from './kv-memory.ts'
 import type { ModelRunner } from './model-runner.ts'
 import { forgetPrompt, needsEachToken, type Sequence } from './sequence.ts'
-import { sortYielding } from './urgency.ts'
-import type { WaitingQueue } from './waiting-queue.ts'
+import { tierLevel } from './urgency.ts'
+import type { Standing, WaitingQueue } from './waiting-queue.ts'
 
 export interface RunningSetParts {
   readonly runner: ModelRunner
   readonly maxRunningCount: number
   readonly waiting: WaitingQueue<Sequence>
   readonly accounting: Accounting
-  readonly levelOf: (sequence: Sequence) => number
+  /** By tier and age. */
+  readonly agedLevelOf: (sequence: Sequence) => number
+}
+
+interface RunningStanding extends Standing<Sequence> {
+  readonly shares: Shares
 }
 
 /** The sequences that hold KV memory: who gets it, who has to give it up. */
@@ -38,24 +44,43 @@ export class RunningSet {
     return this.#running.values()
   }
 
-  /** Gives a page to each running sequence whose next token needs one, the most urgent first; where there is none, the least urgent give way. */
+  /**
+   * What tenants have now, and what their requests may ask for by it. Age makes a request more urgent
+   * than other tenants' only while its own has no more than an equal share: who floods waits by its
+   * own doing, and starves nobody by it.
+   */
+  standing(): RunningStanding {
+    const { maxRunningCount, runner, waiting, agedLevelOf } = this.#parts
+    const capacity = { placeCount: maxRunningCount, pageCount: runner.kvPageCount }
+    const shares = new Shares(this.#running.values(), capacity)
+    const equalShare = 1 / waiting.tenantCount()
+    const levelOf = (sequence: Sequence) =>
+      shares.isAbove(equalShare, sequence.tenant) ? tierLevel(sequence.tier) : agedLevelOf(sequence)
+    return { shares, shareOf: (tenant: string) => shares.of(tenant), levelOf }
+  }
+
+  /** Gives a page to each running sequence whose next token needs one, those first that give way last. */
   grow(): void {
-    const yielding = sortYielding(this.#running.values(), this.#parts.levelOf)
-    for (const sequence of yielding.toReversed()) {
-      while (sequence.kv !== null && sequence.computedCount === sequence.kv.row.capacity) {
-        if (this.#memory.grow(sequence.kv)) break
-        const victim = yielding.find(({ kv }) => kv !== null)
+    const ranked = this.#rankYielding(this.standing())
+    for (const { holder } of ranked.toReversed()) {
+      while (holder.kv !== null && holder.computedCount === holder.kv.row.capacity) {
+        if (this.#memory.grow(holder.kv)) break
+        const victim = ranked.find(({ holder: { kv } }) => kv !== null)
         assert(victim !== undefined, 'who holds no memory gives none')
-        this.#preempt(victim)
+        this.#preempt(victim.holder)
       }
     }
   }
 
-  /** Takes KV memory for as many as fit, strictly in turn: a large request is not overtaken by small ones. */
+  /** Takes places and KV memory for as many as fit, strictly in turn: a large request is not overtaken by small ones. */
   admit(): void {
-    for (let next = this.#parts.waiting.next(); next !== null; next = this.#parts.waiting.next()) {
+    const { waiting } = this.#parts
+    for (;;) {
+      const standing = this.standing()
+      const next = waiting.next(standing)
+      if (next === null) return
       const capacityTokens = this.#planCapacity(next)
-      if (!this.#makeRoom(next, capacityTokens)) return
+      if (!this.#makeRoom(next, capacityTokens, standing)) return
       this.#start(next, capacityTokens)
     }
   }
@@ -78,25 +103,26 @@ export class RunningSet {
     return Math.min(most, knownTokenCount + this.#parts.runner.kvPageTokens)
   }
 
-  /** True when there is a place and memory, if need be after less urgent sequences gave way: as few as will do, none if all would not. */
-  #makeRoom(next: Sequence, capacityTokens: number): boolean {
+  /** True when there is a place and memory, if need be after others gave way. */
+  #makeRoom(next: Sequence, capacityTokens: number, standing: RunningStanding): boolean {
     const { maxRunningCount } = this.#parts
-    const level = this.#parts.levelOf(next)
-    const victims: Sequence[] = []
-    let releasedCount = 0
-    const isEnough = () =>
+    const isEnough = (victims: readonly Sequence[]) =>
       this.#running.size - victims.length < maxRunningCount &&
-      this.#memory.hasRoom(capacityTokens, releasedCount)
-    if (isEnough()) return true
-    for (const victim of sortYielding(this.#running.values(), this.#parts.levelOf)) {
-      if (this.#parts.levelOf(victim) <= level) return false
-      victims.push(victim)
-      releasedCount += victim.kv?.pages.length ?? 0
-      if (!isEnough()) continue
-      for (const chosen of victims) this.#preempt(chosen)
-      return true
-    }
-    return false
+      this.#memory.hasRoom(
+        capacityTokens,
+        victims.reduce((sum, { pageCount }) => sum + pageCount, 0),
+      )
+    if (isEnough([])) return true
+    const { tenant } = next
+    const pageCount = this.#memory.countPages(capacityTokens)
+    const newcomer = { tenant, level: standing.levelOf(next), pageCount }
+    const victims = planVictims(newcomer, this.#rankYielding(standing), standing.shares, isEnough)
+    for (const victim of victims ?? []) this.#preempt(victim)
+    return victims !== null
+  }
+
+  #rankYielding({ shares, levelOf }: RunningStanding) {
+    return rankYielding(this.#running.values(), shares, levelOf)
   }
 
   #start(sequence: Sequence, capacityTokens: number): void {
