@@ -84,36 +84,40 @@ export function rankYielding<T extends Holder>(
   )
 }
 
-/** Who wants a place and pages. */
-export interface Newcomer {
-  readonly tenant: string
-  readonly level: number
+export interface Newcomer<T> {
+  readonly holder: T
+  /** That it wants. */
   readonly pageCount: number
+  /** By the shares as they are when it is called. */
+  readonly levelOf: (holder: T) => number
 }
 
 /**
- * Who has to give way so that the newcomer fits; as few as will do, null if all that may be asked
- * would not do. Less urgent ones may; equally urgent ones where their tenant keeps at least the
- * share that the newcomer's then has, so that no two tenants take from each other in turns.
+ * Who has to give way so that the newcomer fits; null if all that may be asked would not do. Less
+ * urgent ones may; equally urgent ones where their tenant keeps at least the share that the newcomer's
+ * then has. Both are judged as things are afterwards, so that no two take from each other in turns.
  */
 export function planVictims<T extends Holder>(
-  newcomer: Newcomer,
+  { holder: newcomer, pageCount, levelOf }: Newcomer<T>,
   ranked: readonly Ranked<T>[],
   shares: Shares,
   isEnough: (victims: readonly T[]) => boolean,
 ): readonly T[] | null {
+  const { tenant } = newcomer
   const victims: T[] = []
-  shares.add(newcomer)
-  for (const { holder, level, isFirst } of ranked) {
-    if (level < newcomer.level) break
+  shares.add({ tenant, pageCount })
+  const level = levelOf(newcomer)
+  for (const { holder, isFirst } of ranked) {
     shares.remove(holder)
-    const isLeftLess = shares.of(holder.tenant) < shares.of(newcomer.tenant)
-    if (level === newcomer.level && (isFirst || holder.tenant === newcomer.tenant || isLeftLess)) {
+    const leftLevel = levelOf(holder)
+    const mayTakeEqual =
+      !isFirst && holder.tenant !== tenant && shares.of(holder.tenant) >= shares.of(tenant)
+    if (leftLevel > level || (leftLevel === level && mayTakeEqual)) {
+      victims.push(holder)
+      if (isEnough(victims)) return victims
+    } else {
       shares.add(holder)
-      continue
     }
-    victims.push(holder)
-    if (isEnough(victims)) return victims
   }
   return null
 }

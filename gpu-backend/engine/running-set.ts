@@ -74,13 +74,12 @@ export class RunningSet {
 
   /** Takes places and KV memory for as many as fit, strictly in turn: a large request is not overtaken by small ones. */
   admit(): void {
-    const { waiting } = this.#parts
+    const displaced = new Set<Sequence>()
     for (;;) {
-      const standing = this.standing()
-      const next = waiting.next(standing)
+      const next = this.#parts.waiting.next(this.standing())
       if (next === null) return
       const capacityTokens = this.#planCapacity(next)
-      if (!this.#makeRoom(next, capacityTokens, standing)) return
+      if (!this.#makeRoom(next, capacityTokens, displaced)) return
       this.#start(next, capacityTokens)
     }
   }
@@ -103,8 +102,8 @@ export class RunningSet {
     return Math.min(most, knownTokenCount + this.#parts.runner.kvPageTokens)
   }
 
-  /** True when there is a place and memory, if need be after others gave way. */
-  #makeRoom(next: Sequence, capacityTokens: number, standing: RunningStanding): boolean {
+  /** True when there is a place and memory, if need be after others gave way; those of `displaced` ask nobody to. */
+  #makeRoom(next: Sequence, capacityTokens: number, displaced: Set<Sequence>): boolean {
     const { maxRunningCount } = this.#parts
     const isEnough = (victims: readonly Sequence[]) =>
       this.#running.size - victims.length < maxRunningCount &&
@@ -113,11 +112,15 @@ export class RunningSet {
         victims.reduce((sum, { pageCount }) => sum + pageCount, 0),
       )
     if (isEnough([])) return true
-    const { tenant } = next
+    if (displaced.has(next)) return false
+    const standing = this.standing()
     const pageCount = this.#memory.countPages(capacityTokens)
-    const newcomer = { tenant, level: standing.levelOf(next), pageCount }
+    const newcomer = { holder: next, pageCount, levelOf: standing.levelOf }
     const victims = planVictims(newcomer, this.#rankYielding(standing), standing.shares, isEnough)
-    for (const victim of victims ?? []) this.#preempt(victim)
+    for (const victim of victims ?? []) {
+      this.#preempt(victim)
+      displaced.add(victim)
+    }
     return victims !== null
   }
 
