@@ -52,17 +52,17 @@ export const LOGITS = 'logits'
 export const STATE_TOKENS = 'state_tokens'
 /** The states of {@link STATE_TOKENS} after the final norm: [M, H] float32. */
 export const STATES = 'states'
-/** The step's keys and values: [2L · T, KV, 1, D] float32, T rows a layer of keys (rotated), then of values. */
+/** The step's keys and values: [2L · T, KV, 1, 1, D] float32, T rows a layer of keys (rotated), then of values. */
 export const PRESENT = 'present'
 
 /**
  * - `on` [] bool: whether the group has rows.
  * - `tokens` [B, S] int64 (decode: [B]): tokens of each row; padding repeats a token of the row.
  * - `pageRows` [P] int64: the row that a page belongs to.
- * - `pageMask` [P, 1, 1, 64] float32: 0 where the page holds a token, else MASKED.
+ * - `pageMask` [P, 1, 1, 1, 64] float32: 0 where the page holds a token, else MASKED.
  * - `tiles` [W, B] int64: what a row attends to: its own new tokens (tile b), then its pages in
  *   order (tile B + p), then its own new tokens again as padding.
- * - `tileMask` [W, B, 1, 1, 1] float32: 0, or MASKED for padding.
+ * - `tileMask` [W, B, 1, 1, 1, 1] float32: 0, or MASKED for padding.
  */
 export function rowGroupInputs(group: RowGroup) {
   return {
@@ -78,7 +78,7 @@ export function rowGroupInputs(group: RowGroup) {
 /** [N/KV · S, S] float32: 0 up to a token itself, MASKED after it. */
 export const CAUSAL_MASK = 'chunk.causal_mask'
 
-/** The group's pages: keys [P, KV, D, 64] (so that scores need no transpose), values [P, KV, 64, D] float32. */
+/** The group's pages: keys or values [P, KV, 1, 64, D] float32. */
 export function pagesInput(group: RowGroup, part: 'k' | 'v', layer: number): string {
   return `${group}.${part}.${layer}`
 }

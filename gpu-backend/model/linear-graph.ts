@@ -117,7 +117,7 @@ function addCorrection(
   const c = graph.initializer(`${name}.offsets`, offsets, [scales.length / blockCount, blockCount])
   const blocks = graph.node('Reshape', [x, graph.ints([0, blockCount, BLOCK_LENGTH])])
   const sums = graph.node('ReduceSum', [blocks, graph.ints([2])], { keepdims: 0 }) // [T, blocks]
-  return graph.node('Add', [y, graph.microsoftNode('FusedMatMul', [sums, c], { transB: 1 })])
+  return graph.node('Gemm', [sums, c, y], { transB: 1 })
 }
 
 /** int8 as MatMulNBits wants it: unsigned, zero at 128. */

@@ -60,7 +60,7 @@ export function buildLlamaGraph(source: ModelSource, options: LlamaGraphOptions)
     x = end.norm
   }
   graph.node('Concat', [...keys, ...values], { axis: 0 }, PRESENT)
-  graph.output(PRESENT, 'float32', ['2LT', kvHeadCount, 1, headSize])
+  graph.output(PRESENT, 'float32', ['2LT', kvHeadCount, 1, 1, headSize])
   graph.node('Gather', [x, STATE_TOKENS], { axis: 0 }, STATES)
   graph.output(STATES, 'float32', ['M', hiddenSize])
   addHead(model, graph.node('Gather', [x, WANTED_TOKENS], { axis: 0 }))
@@ -101,18 +101,22 @@ function addInputs(graph: OnnxGraph, config: ModelConfig): void {
 const COSINES = 'rotary.cosines'
 const SINES = 'rotary.sines'
 
-/** [context, D/2] each. */
+/**
+ * [context, D/2] each. They also hold the scale of the scores, 1/√D: half of it (as a factor) in the
+ * queries, half in the keys.
+ */
 function addRotaryTables(graph: OnnxGraph, config: ModelConfig): void {
   const { contextLength } = config
   const { frequencies, magnitude } = ropeFrequencies(config)
+  const scale = magnitude * config.headSize ** -0.25
   const half = frequencies.length
   const cosines = new Float32Array(contextLength * half)
   const sines = new Float32Array(contextLength * half)
   for (let position = 0; position < contextLength; position++) {
     frequencies.forEach((frequency, i) => {
       const angle = position * frequency
-      cosines[position * half + i] = magnitude * Math.cos(angle)
-      sines[position * half + i] = magnitude * Math.sin(angle)
+      cosines[position * half + i] = scale * Math.cos(angle)
+      sines[position * half + i] = scale * Math.sin(angle)
     })
   }
   graph.initializer(COSINES, cosines, [contextLength, half])
@@ -124,36 +128,33 @@ function addHeads(model: ModelContext, layer: number, x: string): AttentionHeads
   const { graph, source } = model
   const { headCount, kvHeadCount, headSize } = source.config
   const qkv = addLayerLinear(model, 'qkv', layer, x)
-  const sizes = graph.ints([headCount, kvHeadCount, kvHeadCount].map((count) => count * headSize))
-  const [q, k, v] = graph.split(qkv, sizes, { axis: 1, count: 3 })
-  const rotate = (value: string, count: number) => {
-    const sequence = graph.node('Reshape', [value, graph.ints([1, -1, count * headSize])])
-    const inputs = [sequence, POSITIONS, COSINES, SINES]
-    return graph.microsoftNode('RotaryEmbedding', inputs, { num_heads: count })
-  }
-  const toHeads = (value: string, perGroup: number) =>
-    graph.node('Reshape', [value, graph.ints([-1, kvHeadCount, perGroup, headSize])])
-  return {
-    q: toHeads(rotate(addHeadNorm(model, 'q', layer, q), headCount), headCount / kvHeadCount),
-    k: toHeads(rotate(addHeadNorm(model, 'k', layer, k), kvHeadCount), 1),
-    v: toHeads(v, 1),
-  }
+  const [queries, keys] = [headCount * headSize, kvHeadCount * headSize]
+  const [qk, v] = graph.split(qkv, graph.ints([queries + keys, keys]), { axis: 1, count: 2 })
+  const normed = source.config.hasQkNorm ? addHeadNorms(model, layer, qk) : qk
+  const sequence = graph.node('Reshape', [normed, graph.ints([1, -1, queries + keys])])
+  const rotary = [sequence, POSITIONS, COSINES, SINES]
+  const rotated = graph.microsoftNode('RotaryEmbedding', rotary, {
+    num_heads: headCount + kvHeadCount,
+  })
+  const [q, k] = graph.split(rotated, graph.ints([queries, keys]), { axis: 2, count: 2 })
+  const toHeads = (value: string, perKey: number) =>
+    graph.node('Reshape', [value, graph.ints([-1, kvHeadCount, perKey, 1, headSize])])
+  return { q: toHeads(q, headCount / kvHeadCount), k: toHeads(k, 1), v: toHeads(v, 1) }
 }
 
-/** [T · heads, D]: each head of `x` normalised where the model does that, else `x` itself. */
-function addHeadNorm(
-  { graph, source }: ModelContext,
-  which: 'q' | 'k',
-  layer: number,
-  x: string,
-): string {
-  const { headSize, normEpsilon } = source.config
-  const weights = source.headNorm(layer, which)
-  if (!weights) return x
-  const gamma = graph.initializer(`${layer}.${which}_norm`, weights, [headSize])
-  const heads = graph.node('Reshape', [x, graph.ints([-1, headSize])])
+/** `qk` [T, (N + KV) · D] with each head normalised: [T, N + KV, D]. */
+function addHeadNorms({ graph, source }: ModelContext, layer: number, qk: string): string {
+  const { headCount, kvHeadCount, headSize, normEpsilon } = source.config
+  const heads = graph.node('Reshape', [qk, graph.ints([-1, headCount + kvHeadCount, headSize])])
+  const parts = graph.split(heads, graph.ints([headCount, kvHeadCount]), { axis: 1, count: 2 })
   const attributes = { axis: -1, stash_type: 1, epsilon: { float: normEpsilon } }
-  return graph.node('SimplifiedLayerNormalization', [heads, gamma], attributes)
+  const normed = (['q', 'k'] as const).map((which, i) => {
+    const weights = source.headNorm(layer, which)
+    if (!weights) return parts[i] ?? ''
+    const gamma = graph.initializer(`${layer}.${which}_norm`, weights, [headSize])
+    return graph.node('SimplifiedLayerNormalization', [parts[i] ?? '', gamma], attributes)
+  })
+  return graph.node('Concat', normed, { axis: 1 })
 }
 
 /** [T, N · D]. */
