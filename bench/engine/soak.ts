@@ -79,7 +79,7 @@ export async function soak(options: SoakOptions): Promise<object> {
 }
 
 function planStages({ minutes, modelPath }: SoakOptions, tinyPath: string): readonly Stage[] {
-  const env = { MAX_BATCH: '12', MAX_QUEUE: '24', MAX_BODY_BYTES: '65536', THREADS: '1' }
+  const env = { MAX_BATCH: '12', MAX_QUEUE: '14', MAX_BODY_BYTES: '65536', THREADS: '1' }
   const totalMs = minutes * 60_000
   return [
     {

@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtemp } from 'node:fs/promises'
+import { mkdtemp, rm } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -31,6 +31,8 @@ beforeAll(async () => {
   }
   await writePeftAdapter(join(adapters, 'broken'), TINY_CONFIG, { config: { use_dora: true } })
 })
+
+afterAll(() => rm(folder, { recursive: true }))
 
 /** Runs the backend as its operator does, with nothing of this process's environment but PATH. */
 function run(env: Record<string, string>) {

@@ -34,7 +34,8 @@ export interface AnswerBody {
  */
 export function parseAnswer(text: string): AnswerBody {
   const keys = /(?<=[{,])"\\(u[0-9a-f]{4}|[^u])":/g
-  return JSON.parse(text.replaceAll(keys, '"escaped $1":')) as AnswerBody
+  const rename = (_: string, code: string) => `"escaped ${Buffer.from(code).toString('hex')}":`
+  return JSON.parse(text.replaceAll(keys, rename)) as AnswerBody
 }
 
 const digest = (value: unknown) => createHash('sha256').update(JSON.stringify(value)).digest('hex')
