@@ -177,6 +177,7 @@ describe('rejected, naming what is at fault', () => {
     ['r', config({ r: 2.5 })],
     ['lora_alpha', config({ lora_alpha: '8' })],
     ['lora_alpha', config({ lora_alpha: undefined })],
+    ['lora_alpha', config({ lora_alpha: 1e300 })],
     ['use_dora', config({ use_dora: true })],
     ['bias', config({ bias: 'all' })],
     ['bias', config({ bias: 'lora_only' })],

@@ -79,7 +79,11 @@ describe('parseSafetensors', () => {
       joinSafetensors(`{"a":${entry({ data_offsets: [4, 8] })}}`, four, four),
       'there is a gap',
     ],
-    ['one field twice', joinSafetensors('{"a":{"dtype":"F32","dtype":"I32"}}'), 'The field "dtype"'],
+    [
+      'one field twice',
+      joinSafetensors('{"a":{"dtype":"F32","dtype":"I32"}}'),
+      'The field "dtype"',
+    ],
     ['a name without end', joinSafetensors(`{"${'\\n'.repeat(5e6)}":{}}`), 'more than 1000 char'],
     ['a deep header', joinSafetensors('{"a":'.repeat(1e6)), 'nests more than 4'],
     [
