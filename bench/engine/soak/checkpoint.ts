@@ -46,7 +46,7 @@ export async function checkRest(rest: Rest): Promise<{ sample: Sample; metrics: 
   }
 }
 
-export async function readMetrics(url: string): Promise<Metrics> {
+async function readMetrics(url: string): Promise<Metrics> {
   const text = await (await fetch(`${url}/metrics`)).text()
   const lines = text.split('\n').filter((line) => line !== '' && !line.startsWith('#'))
   return new Map(

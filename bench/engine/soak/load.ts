@@ -84,7 +84,7 @@ export class Load {
     const { random } = this.#options
     this.#sentCount += 1
     return {
-      [REQUEST_ID_HEADER]: `req_caller${caller}x${this.#sentCount % 16}`,
+      [REQUEST_ID_HEADER]: `req_caller${caller}x${this.#sentCount % 64}`,
       [TENANT_HEADER]: `tenant-${Math.floor(random() * 5)}`,
       [TIER_HEADER]: this.#pick(TIERS),
     }
@@ -162,8 +162,9 @@ export class Load {
       if (leaving.signal.aborted) await this.#judgeBeginning(request, target, reader.texts)
       throw error
     }
-    if (reader.error?.code === 'overloaded' && reader.texts.length > 1) {
-      // The other choices had begun when one was refused its place.
+    const hasChoices = request.body.n !== undefined || Array.isArray(request.body.prompt)
+    if (reader.error?.code === 'overloaded' && hasChoices) {
+      // Another choice had begun when one was refused its place.
       this.counts.overloaded += 1
       return this.#judgeBeginning(request, target, reader.texts)
     }
