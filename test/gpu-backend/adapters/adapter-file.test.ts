@@ -1,7 +1,7 @@
-import { mkdir, mkdtemp, symlink, truncate, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, rm, symlink, truncate, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { readAdapterFile } from '../../../gpu-backend/adapters/adapter-file.ts'
 import {
   planRegistration,
@@ -15,11 +15,16 @@ import {
 } from '../../support/peft-adapter.ts'
 import { TINY_CONFIG } from '../../support/test-backend.ts'
 
+let scratch: string
 let rootDir: string
 let folderCount = 0
 
+afterAll(() => rm(scratch, { recursive: true }))
+
 beforeAll(async () => {
-  rootDir = await mkdtemp(join(tmpdir(), 'adapters-'))
+  scratch = await mkdtemp(join(tmpdir(), 'adapters-'))
+  rootDir = join(scratch, 'root')
+  await mkdir(rootDir)
 })
 
 const nextFolder = () => {
@@ -172,6 +177,7 @@ describe('rejected, naming what is at fault', () => {
     ['r', config({ r: 2.5 })],
     ['lora_alpha', config({ lora_alpha: '8' })],
     ['lora_alpha', config({ lora_alpha: undefined })],
+    ['lora_alpha', config({ lora_alpha: 1e300 })],
     ['use_dora', config({ use_dora: true })],
     ['bias', config({ bias: 'all' })],
     ['bias', config({ bias: 'lora_only' })],
@@ -247,7 +253,7 @@ describe('rejected, naming what is at fault', () => {
     expect(
       await rejectedFolder((folder) => writeFile(join(folder, 'adapter_config.json'), '{')),
     ).toMatchObject({ code: 'adapter_rejected', param: 'adapter_config.json' })
-    const outside = await mkdtemp(join(tmpdir(), 'outside-'))
+    const outside = join(scratch, 'outside')
     await writePeftAdapter(outside, TINY_CONFIG, qv)
     const linked = nextFolder()
     await mkdir(linked)
