@@ -54,8 +54,8 @@ async function ask(body: object, headers: Record<string, string> = {}) {
   return {
     text,
     requestId,
-    // As it would be under any id.
-    nameless: text.replaceAll(requestId.slice(4), ''),
+    // As it would be under any id; blanks go out while an upstream is slow.
+    nameless: text.replaceAll(requestId.slice(4), '').replaceAll(/^:\n\n|^ +/gm, ''),
     cache: response.headers.get('x-tallygate-cache'),
     contentType: response.headers.get('content-type'),
     status: response.status,

@@ -20,7 +20,7 @@ const creditBodySchema = z.strictObject({
 
 /** `POST /admin/v1/accounts/{id}/credits`: grants a credit once; 201 the first time, then 200. */
 export async function grantCredit(c: AppContext): Promise<Response> {
-  const json = await readJsonBody(c.req.raw, c.var.services.config.MAX_BODY_BYTES)
+  const json = await readJsonBody(c.req.raw, c.var.services.config)
   const body = parseRequest(creditBodySchema, json.value)
   const { accountId } = await requireAccount(c)
   const result = await c.var.services.account(accountId).grantCredit({

@@ -25,10 +25,7 @@ const priceBodySchema = z.strictObject({
 /** `POST /admin/v1/prices`: publishes a version. None is ever changed; a later one replaces it. */
 export async function createPrice(c: AppContext): Promise<Response> {
   const { config, database } = c.var.services
-  const body = parseRequest(
-    priceBodySchema,
-    (await readJsonBody(c.req.raw, config.MAX_BODY_BYTES)).value,
-  )
+  const body = parseRequest(priceBodySchema, (await readJsonBody(c.req.raw, config)).value)
   if (body.backend_id !== null && !config.BACKENDS.some(({ id }) => id === body.backend_id))
     throw refuse('backend_id', 'must name a configured backend, or be null for all')
   const createdAtMs = Date.now()

@@ -30,9 +30,8 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
   const waitUntil = (work: Promise<unknown>) => c.executionCtx.waitUntil(work)
   const idempotency = await readIdempotencyClaim(c, request)
   const isCacheable = wantsCache(request)
-  const candidates = await findTargets(services, request.model, {
-    waitUntil,
-    needsFreshList: isCacheable,
+  const candidates = await findTargets(services, request.model, waitUntil, {
+    needsFreshList: isCacheable, // an answer is found by its weights
   })
   const cache = isCacheable ? await composeCacheClaim(request, candidates[0].target) : null
   if (isCacheable) answerHeaders.set('x-tallygate-cache', 'miss')

@@ -22,24 +22,19 @@ export interface Candidate {
   readonly tariff: Tariff
 }
 
-interface LookupOptions {
-  readonly waitUntil: (work: Promise<unknown>) => void
-  /** The digests must be those of now: an answer is found by them. */
-  readonly needsFreshList: boolean
-}
-
 /** How soon a caller may try again when no backend answers. */
 const NO_BACKEND_RETRY_AFTER_MS = 1_000
 
 /**
  * The backend that will serve a model and those that stand in for it, in order. What the catalogue
  * does not know is asked for once more, so that an adapter can be named the moment it is loaded.
- * Throws `model_not_found` or `no_backend`.
+ * With `needsFreshList` the digests are those of now. Throws `model_not_found` or `no_backend`.
  */
 export async function findTargets(
   { config, catalogue, fleet, prices }: Dispatch,
   modelId: string,
-  { waitUntil, needsFreshList }: LookupOptions,
+  waitUntil: (work: Promise<unknown>) => void,
+  { needsFreshList = false } = {},
 ): Promise<readonly [Candidate, ...Candidate[]]> {
   const findBackend = (backendId: string) => {
     const backend = config.BACKENDS.find((candidate) => candidate.id === backendId)

@@ -46,7 +46,7 @@ export function createPriceBook({ fetchList, log, now }: PriceBookOptions): Pric
       if (ageMs > MAX_PRICE_LIST_AGE_MS) {
         await refresh().catch((error: unknown) => {
           logFailure(error)
-          throw new ApiError('no_backend', {
+          throw new ApiError('ledger_unavailable', {
             message: 'The prices cannot be read right now, so nothing is served.',
             retryAfterMs: RETRY_AFTER_MS,
           })

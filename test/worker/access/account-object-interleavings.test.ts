@@ -193,7 +193,7 @@ describe.each([{ prepaid: false }, { prepaid: true }])(
             await expectLedgerToAgree(run)
             await expectCreditsToAgree(run, prepaid)
           }),
-          { numRuns: 8, endOnFailure: true },
+          { numRuns: 6, endOnFailure: true },
         ),
       60_000,
     )

@@ -124,7 +124,7 @@ test('a list too old to be sure of is not used: nothing is served without prices
   timeMs += MAX_PRICE_LIST_AGE_MS
   await read()
   timeMs += 1
-  await expect(read()).rejects.toMatchObject({ code: 'no_backend' })
+  await expect(read()).rejects.toMatchObject({ code: 'ledger_unavailable' })
   isDatabaseUp = true
   await read()
 })

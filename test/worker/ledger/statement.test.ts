@@ -171,7 +171,7 @@ test(
         expect((await readAll()).filter((state) => state === 'open').length).toBeLessThanOrEqual(1)
         await expectToAddUp(account)
       }),
-      { numRuns: 15, endOnFailure: true },
+      { numRuns: 12, endOnFailure: true },
     ),
   60_000,
 )
