@@ -1,4 +1,5 @@
 import { z } from 'zod'
+import { adapterMergeSchema, MAX_MERGED_ADAPTERS, mergeMemberSchema } from './adapter-merge.ts'
 import { addressSchema, digestSchema } from './digest.ts'
 
 /**
@@ -48,6 +49,23 @@ export const provenanceSchema = z.object({
   adapter_digest: digestSchema,
   /** Who is paid the adapter owner's share; null for the base model or where none is named. */
   adapter_owner: addressSchema.nullable(),
+  /** What the adapter was merged of for this request, its owners too; absent for a registered adapter. */
+  merge: z
+    .object({
+      method: adapterMergeSchema.shape.method,
+      density_ppm: adapterMergeSchema.shape.densityPpm,
+      members: z
+        .array(
+          z.object({
+            digest: digestSchema,
+            owner: addressSchema.nullable(),
+            weight_ppm: mergeMemberSchema.shape.weightPpm,
+          }),
+        )
+        .min(1)
+        .max(MAX_MERGED_ADAPTERS),
+    })
+    .optional(),
   /** SHA-256 of the datanet index that scored the answer; zero if none did. */
   attribution_digest: digestSchema,
   /** Empty: the answer is supported by nobody's data. */
