@@ -129,6 +129,15 @@ function compareText(a: Digest | Address | '', b: Digest | Address | ''): number
   return Number(a > b) - Number(a < b)
 }
 
+/** Whether a merge stands exactly where a leaf's version says so, and is the one that it names. */
+export function opensAdapter(
+  leaf: { readonly version: number; readonly adapterDigest: Digest },
+  merge: AdapterMerge | null,
+): boolean {
+  if (merge === null) return leaf.version === 1
+  return leaf.version === 2 && digestMerge(merge) === leaf.adapterDigest
+}
+
 /**
  * Names the merged adapter by what it is computed from, which is SHA-256 of the UTF-8 lines
  * `tallygate merge 1`, `<method> <densityPpm, or 1000000>`, and `<digest> <weightPpm>` of each member

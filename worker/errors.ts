@@ -10,6 +10,7 @@ export type ErrorCode =
   | 'insufficient_scope'
   | 'model_not_found'
   | 'not_found'
+  | 'adapter_rejected'
   | 'method_not_allowed'
   | 'idempotency_conflict'
   | 'idempotency_in_flight'
@@ -24,7 +25,22 @@ export type ErrorCode =
   | 'deadline_exceeded'
 
 interface ErrorRow {
-  readonly status: 400 | 401 | 402 | 403 | 404 | 405 | 409 | 413 | 415 | 429 | 500 | 502 | 503 | 504
+  readonly status:
+    | 400
+    | 401
+    | 402
+    | 403
+    | 404
+    | 405
+    | 409
+    | 413
+    | 415
+    | 422
+    | 429
+    | 500
+    | 502
+    | 503
+    | 504
   /** OpenAI's `error.type`. */
   readonly type: string
   /** What the caller reads when the thrower gives no sentence of its own. */
@@ -74,6 +90,11 @@ export const ERRORS = {
     message: 'The model does not exist.',
   },
   not_found: { status: 404, type: 'invalid_request_error', message: 'There is nothing here.' },
+  adapter_rejected: {
+    status: 422,
+    type: 'invalid_request_error',
+    message: 'The adapters cannot be used.',
+  },
   method_not_allowed: {
     status: 405,
     type: 'invalid_request_error',

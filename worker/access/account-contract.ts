@@ -1,3 +1,4 @@
+import type { AdapterMerge } from '../../protocol/adapter-merge.ts'
 import type { Address, Digest } from '../../protocol/digest.ts'
 import type { Endpoint, UsageOutcome } from '../ledger/usage-record.ts'
 import type { AccountSettings, KeyScope } from './account-settings.ts'
@@ -16,6 +17,8 @@ export interface AdmitRequest {
   readonly keyHash: string
   readonly endpoint: Endpoint
   readonly model: string
+  /** Adapters that it merges over the model, as the caller named them; absent: none. */
+  readonly adapters?: readonly string[]
   readonly price: Price
   readonly splitVersion: number
   /** The most this request can cost: reserved now, given back by what it did not use. */
@@ -49,7 +52,8 @@ export type AdmitResult =
   | Exclude<Recall, { outcome: 'new' }>
   | { readonly outcome: 'unknown_key' }
   | { readonly outcome: 'insufficient_scope' }
-  | { readonly outcome: 'model_not_allowed' }
+  /** `model` is the first of the model and its adapters that the key may not use. */
+  | { readonly outcome: 'model_not_allowed'; readonly model: string }
   | {
       readonly outcome: 'rate_limited'
       readonly what: 'requests' | 'tokens'
@@ -78,6 +82,8 @@ export interface Settlement {
   readonly modelDigest: Digest
   readonly adapterDigest: Digest
   readonly adapterOwner: Address | null
+  /** What the adapter was merged of; absent or null: it was not. */
+  readonly merge?: AdapterMerge | null
   readonly attributionDigest: Digest
   readonly contributors: readonly { readonly payee: Address; readonly weightPpm: number }[]
   readonly promptHash: Digest

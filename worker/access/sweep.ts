@@ -1,3 +1,4 @@
+import { readMerge } from '../../protocol/backend.ts'
 import { ZERO_DIGEST } from '../../protocol/digest.ts'
 import type { Settlement } from './account-contract.ts'
 import type { ReportAnswer } from './report-client.ts'
@@ -43,6 +44,7 @@ export function planSweep(reservation: Reservation, answer: ReportAnswer): Sweep
           modelDigest: tallygate.model_digest,
           adapterDigest: tallygate.adapter_digest,
           adapterOwner: tallygate.adapter_owner,
+          merge: readMerge(tallygate),
           attributionDigest: tallygate.attribution_digest,
           contributors: tallygate.contributors.map(({ payee, weight_ppm }) => ({
             payee,

@@ -1,4 +1,5 @@
 import { z } from 'zod'
+import { mergeRequestSchema, planMerge } from '../../protocol/adapter-merge.ts'
 import { boundPromptTokens, type GenerationRequest } from '../dispatch/generation-request.ts'
 import type { AppContext } from './app-context.ts'
 import { parseRequest } from './parse-request.ts'
@@ -21,6 +22,7 @@ const embeddingRequestSchema = z.looseObject({
     ],
     `must be a string, a list of token ids, or a list of at most ${MAX_INPUT_COUNT} of either`,
   ),
+  tallygate: mergeRequestSchema.nullish(),
 })
 
 /** `POST /v1/embeddings`: billed by the tokens of the inputs. */
@@ -30,11 +32,12 @@ export async function createEmbeddings(c: AppContext): Promise<Response> {
 }
 
 function parseEmbeddingRequest({ value, bytes }: JsonBody): GenerationRequest {
-  const { model, input } = parseRequest(embeddingRequestSchema, value)
+  const { model, input, tallygate } = parseRequest(embeddingRequestSchema, value)
   const inputCount = typeof input === 'string' || typeof input[0] === 'number' ? 1 : input.length
   return {
     endpoint: 'embeddings',
     model,
+    merge: planMerge(tallygate),
     isStream: false,
     wantsUsage: false,
     wantsAttribution: false,

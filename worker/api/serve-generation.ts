@@ -28,7 +28,7 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
   const { config, log } = services
   const waitUntil = (work: Promise<unknown>) => c.executionCtx.waitUntil(work)
   const idempotency = await readIdempotencyClaim(c, request)
-  const candidates = await findTargets(services, request.model, waitUntil)
+  const candidates = await findTargets(services, request, waitUntil)
   const account = createAccountClient({
     createStub: () => services.account(caller.accountId),
     renewEveryMs: config.RESERVATION_TTL_MS / 3,
@@ -42,7 +42,7 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
     idempotency,
   })
   if (admission.outcome === 'replay') return replay(c, admission.answer)
-  setRateHeaders(answerHeaders, requireAdmitted(admission, answerHeaders))
+  setRateHeaders(answerHeaders, requireAdmitted(request, admission, answerHeaders))
   const admittedAtMs = Date.now()
   answerHeaders.set('server-timing', `auth;dur=${admittedAtMs - startedAtMs}`)
   c.set('isRelayed', true)
@@ -71,6 +71,7 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
 
 /** The limits after admission; throws the ApiError of a refusal. */
 function requireAdmitted(
+  request: GenerationRequest,
   result: Exclude<AdmitResult, { outcome: 'replay' }>,
   answerHeaders: Headers,
 ): LimitSnapshot {
@@ -89,7 +90,7 @@ function requireAdmitted(
     case 'insufficient_scope':
       throw insufficientScope('inference')
     case 'model_not_allowed':
-      throw new ApiError('model_not_allowed', { param: 'model' })
+      throw new ApiError('model_not_allowed', describeForbidden(request, result.model))
     case 'rate_limited':
       setRateHeaders(answerHeaders, result.limits)
       throw new ApiError('rate_limit_exceeded', {
@@ -103,6 +104,15 @@ function requireAdmitted(
       })
     case 'over_budget':
       throw new ApiError('budget_exceeded', { message: describeBudget(result) })
+  }
+}
+
+function describeForbidden(request: GenerationRequest, model: string) {
+  if (model === request.model) return { param: 'model' }
+  const index = request.merge?.members.findIndex(({ id }) => id === model)
+  return {
+    param: `tallygate.adapters.${index}.id`,
+    message: `This key may not use the model ${JSON.stringify(model)}.`,
   }
 }
 

@@ -33,6 +33,7 @@ export function admitGeneration(
     keyHash,
     endpoint: request.endpoint,
     model: request.model,
+    ...(request.merge && { adapters: request.merge.members.map(({ id }) => id) }),
     price,
     splitVersion: CURRENT_SPLIT_VERSION,
     worstCaseMicroUsd: Math.max(...worstCases.map(({ microUsd }) => microUsd)),
