@@ -12,6 +12,7 @@ export type ErrorCode =
   | 'not_found'
   | 'adapter_rejected'
   | 'method_not_allowed'
+  | 'request_timeout'
   | 'idempotency_conflict'
   | 'idempotency_in_flight'
   | 'request_too_large'
@@ -22,6 +23,7 @@ export type ErrorCode =
   | 'internal_error'
   | 'upstream_error'
   | 'no_backend'
+  | 'ledger_unavailable'
   | 'deadline_exceeded'
 
 interface ErrorRow {
@@ -32,6 +34,7 @@ interface ErrorRow {
     | 403
     | 404
     | 405
+    | 408
     | 409
     | 413
     | 415
@@ -100,6 +103,11 @@ export const ERRORS = {
     type: 'invalid_request_error',
     message: 'This endpoint does not answer this method.',
   },
+  request_timeout: {
+    status: 408,
+    type: 'invalid_request_error',
+    message: 'The body took too long to arrive.',
+  },
   idempotency_conflict: {
     status: 409,
     type: 'invalid_request_error',
@@ -149,6 +157,11 @@ export const ERRORS = {
     status: 503,
     type: 'server_error',
     message: 'No model backend is available right now.',
+  },
+  ledger_unavailable: {
+    status: 503,
+    type: 'server_error',
+    message: 'The usage ledger cannot be read right now. Requests are served and recorded.',
   },
   deadline_exceeded: {
     status: 504,
