@@ -63,8 +63,9 @@ export interface PickOptions {
 /**
  * Orders the backends that can serve a model. Of two the less loaded goes first (power of two choices,
  * Mitzenmacher 2001): for a base model two at random, for an adapter the two that rendezvous hashing
- * names, so that an adapter stays where it is loaded already, and so does a merge. A backend that was heard before and
- * is silent now may still serve the model, so its absence is never reported as an unknown model.
+ * names, so that an adapter stays where it is loaded already, and so does a merge. A backend that was
+ * heard before and is silent now may still serve the model, so its absence is never reported as an
+ * unknown model.
  */
 export function pickBackend(
   snapshots: readonly BackendSnapshot[],
