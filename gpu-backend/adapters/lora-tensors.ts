@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto'
 import { setImmediate } from 'node:timers/promises'
 import type { Digest } from '../../protocol/digest.ts'
 import { BackendError } from '../errors.ts'
+import { halfToFloat } from '../model/half-float.ts'
 import { ModelFileError } from '../model/model-file-error.ts'
 import { linearSizes, type ModelConfig } from '../model/model-source.ts'
 import { type SafetensorsFile, type StoredTensor, toFloat32 } from '../model/safetensors.ts'
@@ -41,6 +42,9 @@ export async function inspectLora(
     const [inSize, outSize] = sizes[module.linear]
     const a = claim(tensors, tensorNames(module).a, [rank, inSize])
     const b = claim(tensors, tensorNames(module).b, [outSize, rank])
+    if (!Number.isFinite(Math.fround(largestMagnitude(b) * scale))) {
+      throw rejected(b.name, `overflows 32-bit floats at the scale ${scale}`)
+    }
     hash.update(`${key} ${rank} ${a.dtype} ${b.dtype} `).update(new Float64Array([scale]))
     hash.update(a.data).update(b.data)
     unclaimed.delete(a.name)
@@ -94,22 +98,33 @@ function claim(
       `has the shape [${tensor.shape.join(', ')}] and must have [${shape.join(', ')}]`,
     )
   }
-  if (!hasFiniteValues(tensor)) throw rejected(name, 'holds values that are not finite')
+  if (!Number.isFinite(largestMagnitude(tensor)))
+    throw rejected(name, 'holds values that are not finite')
   return tensor
 }
 
-/** By the bits of the exponent, all of which are set in an infinity and a NaN: nothing is converted. */
-function hasFiniteValues({ name, dtype, data }: StoredTensor): boolean {
+/** By the bits, which order as magnitudes do, infinity and NaN last: one value is converted. */
+function largestMagnitude({ name, dtype, data }: StoredTensor): number {
   switch (dtype) {
     case 'F32':
-      return words(data, Uint32Array).every((bits) => (bits & 0x7f800000) !== 0x7f800000)
+      return bitsToFloat(largest(words(data, Uint32Array), 0x7fff_ffff))
     case 'F16':
-      return words(data, Uint16Array).every((bits) => (bits & 0x7c00) !== 0x7c00)
+      return halfToFloat(largest(words(data, Uint16Array), 0x7fff))
     case 'BF16':
-      return words(data, Uint16Array).every((bits) => (bits & 0x7f80) !== 0x7f80)
+      return bitsToFloat(largest(words(data, Uint16Array), 0x7fff) << 16)
     default:
       throw new ModelFileError(`Tensor "${name}" is ${dtype}; weights must be F32, F16 or BF16.`)
   }
+}
+
+function largest(values: Uint32Array | Uint16Array, mask: number): number {
+  let most = 0
+  for (let i = 0; i < values.length; i++) most = Math.max(most, (values[i] ?? 0) & mask)
+  return most
+}
+
+function bitsToFloat(bits: number): number {
+  return new Float32Array(Uint32Array.of(bits).buffer)[0] ?? 0
 }
 
 /** The bytes as little-endian words; copied where they are not aligned. */

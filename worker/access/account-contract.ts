@@ -1,3 +1,4 @@
+import type { AdapterMerge } from '../../protocol/adapter-merge.ts'
 import type { Address, Digest } from '../../protocol/digest.ts'
 import type { SettledMonth } from '../ledger/statement.ts'
 import type { Endpoint, UsageOutcome } from '../ledger/usage-record.ts'
@@ -19,6 +20,8 @@ export interface AdmitRequest {
   readonly keyHash: string
   readonly endpoint: Endpoint
   readonly model: string
+  /** Adapters that it merges over the model, as the caller named them; absent: none. */
+  readonly adapters?: readonly string[]
   /** In force until the first of `priceChanges`. */
   readonly price: Price
   /** In the order of time; the object takes the version that is in force at admission by its own clock. */
@@ -58,7 +61,8 @@ export type AdmitResult =
   | Exclude<Recall, { outcome: 'new' }>
   | { readonly outcome: 'unknown_key' }
   | { readonly outcome: 'insufficient_scope' }
-  | { readonly outcome: 'model_not_allowed' }
+  /** `model` is the first of the model and its adapters that the key may not use. */
+  | { readonly outcome: 'model_not_allowed'; readonly model: string }
   | {
       readonly outcome: 'rate_limited'
       readonly what: 'requests' | 'tokens'
@@ -93,6 +97,8 @@ export interface Settlement {
   readonly modelDigest: Digest
   readonly adapterDigest: Digest
   readonly adapterOwner: Address | null
+  /** What the adapter was merged of; absent or null: it was not. */
+  readonly merge?: AdapterMerge | null
   readonly attributionDigest: Digest
   readonly contributors: readonly { readonly payee: Address; readonly weightPpm: number }[]
   readonly promptHash: Digest

@@ -44,8 +44,9 @@ export function decideAdmission(
   nowMs: number,
 ): Admission {
   requireRecordable(request)
-  if (state.allowedModels !== null && !state.allowedModels.includes(request.model))
-    return { outcome: 'model_not_allowed' }
+  const named = [request.model, ...(request.adapters ?? [])]
+  const forbidden = named.find((model) => state.allowedModels?.includes(model) === false)
+  if (forbidden !== undefined) return { outcome: 'model_not_allowed', model: forbidden }
 
   const scopes = [
     { scope: 'key', meter: state.key, held: state.keyHeld, windows: state.keyWindows ?? [] },

@@ -56,6 +56,7 @@ export function priceSettlement(
     feeMicroUsd,
     rule,
     payees: { ...context.payees, adapterOwner: settlement.adapterOwner },
+    merge: settlement.merge ?? null,
     contributors: settlement.contributors,
   })
   const usedTokenCount = counts.promptTokens + counts.completionTokens
@@ -76,6 +77,7 @@ export function priceSettlement(
       splitVersion: rule.version,
       modelDigest: settlement.modelDigest,
       adapterDigest: settlement.adapterDigest,
+      merge: settlement.merge ?? null,
       attributionDigest: settlement.attributionDigest,
       credits,
       accountCommitment: commitAccount(context.accountId, context.accountSalt),

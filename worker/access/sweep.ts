@@ -1,3 +1,4 @@
+import { readMerge } from '../../protocol/backend.ts'
 import type { Settlement } from './account-contract.ts'
 import type { ReportAnswer } from './report-client.ts'
 import { composeEmptySettlement, type Reservation } from './settlement.ts'
@@ -42,6 +43,7 @@ export function planSweep(reservation: Reservation, answer: ReportAnswer): Sweep
           modelDigest: tallygate.model_digest,
           adapterDigest: tallygate.adapter_digest,
           adapterOwner: tallygate.adapter_owner,
+          merge: readMerge(tallygate),
           attributionDigest: tallygate.attribution_digest,
           contributors: tallygate.contributors.map(({ payee, weight_ppm }) => ({
             payee,

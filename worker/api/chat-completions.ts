@@ -1,4 +1,5 @@
 import { z } from 'zod'
+import { planMerge } from '../../protocol/adapter-merge.ts'
 import {
   boundPromptTokens,
   boundToolTokens,
@@ -34,6 +35,7 @@ function parseChatRequest({ value, bytes }: JsonBody): GenerationRequest {
   return {
     endpoint: 'chat.completions',
     model: chat.model,
+    merge: planMerge(chat.tallygate),
     isStream: chat.stream ?? false,
     wantsUsage: chat.stream_options?.include_usage ?? false,
     wantsAttribution: chat.tallygate?.attribution ?? false,

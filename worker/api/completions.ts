@@ -1,4 +1,5 @@
 import { z } from 'zod'
+import { planMerge } from '../../protocol/adapter-merge.ts'
 import { boundPromptTokens, type GenerationRequest } from '../dispatch/generation-request.ts'
 import type { AppContext } from './app-context.ts'
 import { choiceCountSchema, generationFields } from './generation-schema.ts'
@@ -43,6 +44,7 @@ function parseCompletionRequest({ value, bytes }: JsonBody): GenerationRequest {
   return {
     endpoint: 'completions',
     model: completion.model,
+    merge: planMerge(completion.tallygate),
     isStream: completion.stream ?? false,
     wantsUsage: completion.stream_options?.include_usage ?? false,
     wantsAttribution: completion.tallygate?.attribution ?? false,

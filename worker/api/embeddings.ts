@@ -1,4 +1,5 @@
 import { z } from 'zod'
+import { planMerge } from '../../protocol/adapter-merge.ts'
 import { boundPromptTokens, type GenerationRequest } from '../dispatch/generation-request.ts'
 import type { AppContext } from './app-context.ts'
 import { generationFields } from './generation-schema.ts'
@@ -32,11 +33,12 @@ export async function createEmbeddings(c: AppContext): Promise<Response> {
 }
 
 function parseEmbeddingRequest({ value, bytes }: JsonBody): GenerationRequest {
-  const { model, input } = parseRequest(embeddingRequestSchema, value)
+  const { model, input, tallygate } = parseRequest(embeddingRequestSchema, value)
   const inputCount = typeof input === 'string' || typeof input[0] === 'number' ? 1 : input.length
   return {
     endpoint: 'embeddings',
     model,
+    merge: planMerge(tallygate),
     isStream: false,
     wantsUsage: false,
     wantsAttribution: false,

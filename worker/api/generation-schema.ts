@@ -1,4 +1,5 @@
 import { z } from 'zod'
+import { mergeRequestSchema } from '../../protocol/adapter-merge.ts'
 
 /** The most answers one request may ask for. */
 const MAX_CHOICE_COUNT = 128
@@ -18,11 +19,13 @@ export const generationFields = {
   stream_options: z.looseObject({ include_usage: z.boolean().nullish() }).nullish(),
   n: choiceCountSchema.nullish(),
   max_tokens: z.int().min(0).max(MAX_TOKEN_COUNT).nullish(),
-  tallygate: z
-    .looseObject({
-      attribution: z.boolean().nullish(),
-      /** An earlier answer to the same request may be given again, free of charge. */
-      cache: z.boolean().nullish(),
-    })
+  tallygate: mergeRequestSchema
+    .and(
+      z.looseObject({
+        attribution: z.boolean().nullish(),
+        /** An earlier answer to the same request may be given again, free of charge. */
+        cache: z.boolean().nullish(),
+      }),
+    )
     .nullish(),
 }

@@ -30,7 +30,7 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
   const waitUntil = (work: Promise<unknown>) => c.executionCtx.waitUntil(work)
   const idempotency = await readIdempotencyClaim(c, request)
   const isCacheable = wantsCache(request)
-  const candidates = await findTargets(services, request.model, waitUntil, {
+  const candidates = await findTargets(services, request, waitUntil, {
     needsFreshList: isCacheable, // an answer is found by its weights
   })
   const cache = isCacheable ? await composeCacheClaim(request, candidates[0].target) : null
@@ -57,7 +57,7 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
     answerHeaders.set('x-tallygate-cache', 'hit')
     return giveAgain(c, admission.answer)
   }
-  setRateHeaders(answerHeaders, requireAdmitted(admission, answerHeaders))
+  setRateHeaders(answerHeaders, requireAdmitted(request, admission, answerHeaders))
   const admittedAtMs = Date.now()
   answerHeaders.set('server-timing', `auth;dur=${admittedAtMs - startedAtMs}`)
   c.set('isRelayed', true)
@@ -87,6 +87,7 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
 
 /** The limits after admission; throws the ApiError of a refusal. */
 function requireAdmitted(
+  request: GenerationRequest,
   result: Exclude<AdmitResult, { outcome: 'replay' | 'cached' }>,
   answerHeaders: Headers,
 ): LimitSnapshot {
@@ -105,7 +106,7 @@ function requireAdmitted(
     case 'insufficient_scope':
       throw insufficientScope('inference')
     case 'model_not_allowed':
-      throw new ApiError('model_not_allowed', { param: 'model' })
+      throw new ApiError('model_not_allowed', describeForbidden(request, result.model))
     case 'rate_limited':
       setRateHeaders(answerHeaders, result.limits)
       throw new ApiError('rate_limit_exceeded', {
@@ -121,6 +122,15 @@ function requireAdmitted(
       throw new ApiError('budget_exceeded', { message: describeBudget(result) })
     case 'over_balance':
       throw new ApiError('budget_exceeded', { message: describeBalance(result) })
+  }
+}
+
+function describeForbidden(request: GenerationRequest, model: string) {
+  if (model === request.model) return { param: 'model' }
+  const index = request.merge?.members.findIndex(({ id }) => id === model)
+  return {
+    param: `tallygate.adapters.${index}.id`,
+    message: `This key may not use the model ${JSON.stringify(model)}.`,
   }
 }
 

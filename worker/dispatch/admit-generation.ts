@@ -36,6 +36,7 @@ export function admitGeneration(
     endpoint: request.endpoint,
     model: request.model,
     ...tariff,
+    ...(request.merge && { adapters: request.merge.members.map(({ id }) => id) }),
     splitVersion: CURRENT_SPLIT_VERSION,
     worstCaseMicroUsd: Math.max(...worstCases.map(({ microUsd }) => microUsd)),
     worstCaseTokenCount: Math.max(...worstCases.map(({ tokenCount }) => tokenCount)),

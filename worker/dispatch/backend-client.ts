@@ -115,9 +115,9 @@ function ownCode(code: unknown): ErrorCode | null {
   const known = Object.keys(ERRORS).find((candidate) => candidate === code)
   if (known === undefined) return null
   const ownCode = known as ErrorCode // a key of ERRORS
-  return Object.values(VALIDATION_CODES).includes(ownCode) || ERRORS[ownCode].status === 400
-    ? ownCode
-    : null
+  const isOfRequest =
+    Object.values(VALIDATION_CODES).includes(ownCode) || [400, 422].includes(ERRORS[ownCode].status)
+  return isOfRequest ? ownCode : null
 }
 
 const DEFAULT_RETRY_AFTER_MS = 1_000

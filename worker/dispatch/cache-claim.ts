@@ -26,10 +26,11 @@ export function wantsCache({ endpoint, body }: GenerationRequest): boolean {
  * weights.
  */
 export async function composeCacheClaim(
-  { endpoint, body }: GenerationRequest,
-  { modelDigest, adapterDigest }: Target,
+  { endpoint, body, merge }: GenerationRequest,
+  { model, modelDigest, adapterDigest }: Target,
 ): Promise<CacheClaim | null> {
-  if (modelDigest === null) return null
+  const isAdapted = merge !== null || Boolean(model.parent)
+  if (modelDigest === null || (isAdapted && adapterDigest === null)) return null
   const text = [1, endpoint, modelDigest, adapterDigest, canonicalise(body)].join('\n')
   const hash = await crypto.subtle.digest('SHA-256', new TextEncoder().encode(text))
   return { key: toHex(hash), modelDigest, adapterDigest: adapterDigest ?? ZERO_DIGEST }

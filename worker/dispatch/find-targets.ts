@@ -5,8 +5,9 @@ import type { PriceBook } from '../ledger/price-book.ts'
 import { composeTariff } from '../ledger/price-list.ts'
 import type { BackendAddress } from './backend-client.ts'
 import type { Fleet } from './fleet.ts'
+import type { GenerationRequest } from './generation-request.ts'
 import type { ModelCatalogue } from './model-catalogue.ts'
-import { type Pick, pickBackend, type Target } from './pick-backend.ts'
+import { type Pick as BackendPick, pickBackend, type Target } from './pick-backend.ts'
 
 interface Dispatch {
   readonly config: Config
@@ -32,7 +33,7 @@ const NO_BACKEND_RETRY_AFTER_MS = 1_000
  */
 export async function findTargets(
   { config, catalogue, fleet, prices }: Dispatch,
-  modelId: string,
+  request: Pick<GenerationRequest, 'model' | 'merge'>,
   waitUntil: (work: Promise<unknown>) => void,
   { needsFreshList = false } = {},
 ): Promise<readonly [Candidate, ...Candidate[]]> {
@@ -57,13 +58,15 @@ export async function findTargets(
     }
     return { target, backend, tariff: composeTariff(priceList, scope, Date.now()) }
   }
-  const options = { stateOf, chance: Math.random() }
-  let pick: Pick = pickBackend(
+  const { model: modelId, merge } = request
+  const options = { stateOf, chance: Math.random(), merge }
+  let pick: BackendPick = pickBackend(
     await (needsFreshList ? catalogue.readFresh() : catalogue.read(waitUntil)),
     modelId,
     options,
   )
-  if (pick.outcome === 'unknown_model' || pick.outcome === 'none_reachable') {
+  const isUnknown = pick.outcome === 'unknown_model' || pick.outcome === 'unknown_adapter'
+  if (isUnknown || pick.outcome === 'none_reachable') {
     pick = pickBackend(await catalogue.refresh(), modelId, options)
   }
   switch (pick.outcome) {
@@ -72,8 +75,15 @@ export async function findTargets(
       return [compose(first), ...standIns.map(compose)]
     }
     case 'unknown_model':
-      throw new ApiError('model_not_found', {
-        message: `The model ${JSON.stringify(modelId)} does not exist.`,
+      throw unknownModel(modelId, 'model')
+    case 'unknown_adapter':
+      throw unknownModel(
+        merge?.members[pick.index]?.id ?? '',
+        `tallygate.adapters.${pick.index}.id`,
+      )
+    case 'no_base_model':
+      throw new ApiError('invalid_request', {
+        message: "model: must be a base model where 'tallygate.adapters' names the adapters",
         param: 'model',
       })
     case 'none_reachable':
@@ -81,4 +91,9 @@ export async function findTargets(
     case 'all_blocked':
       throw new ApiError('no_backend', { retryAfterMs: pick.retryAfterMs })
   }
+}
+
+function unknownModel(id: string, param: string): ApiError {
+  const message = `The model ${JSON.stringify(id)} does not exist.`
+  return new ApiError('model_not_found', { message, param })
 }

@@ -1,3 +1,4 @@
+import type { MergePlan } from '../../protocol/adapter-merge.ts'
 import type { Endpoint } from '../ledger/usage-record.ts'
 import type { JsonObject } from './answer-parts.ts'
 
@@ -5,6 +6,8 @@ import type { JsonObject } from './answer-parts.ts'
 export interface GenerationRequest {
   readonly endpoint: Endpoint
   readonly model: string
+  /** Adapters to be merged over the model for this request; null: none. */
+  readonly merge: MergePlan | null
   readonly isStream: boolean
   /** The caller asked for the usage chunk of a stream. */
   readonly wantsUsage: boolean

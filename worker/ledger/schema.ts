@@ -1,4 +1,5 @@
 import { index, integer, primaryKey, sqliteTable, text, uniqueIndex } from 'drizzle-orm/sqlite-core'
+import type { AdapterMerge } from '../../protocol/adapter-merge.ts'
 import type { Address, Digest } from '../../protocol/digest.ts'
 import type { Credit } from '../../protocol/usage-leaf.ts'
 import type { Endpoint, UsageOutcome } from './usage-record.ts'
@@ -33,6 +34,8 @@ export const usage = sqliteTable(
     promptHash: digest('prompt_hash'),
     outputHash: digest('output_hash'),
     sketchHash: digest('sketch_hash'),
+    /** What the adapter was merged of; null: it was not. */
+    merge: text('merge', { mode: 'json' }).$type<AdapterMerge>(),
     /** The anchor batch that holds the row's leaf; null until one is planned. */
     batchId: integer('batch_id'),
     /** The leaf's place in the batch's canonical order, from 0. */

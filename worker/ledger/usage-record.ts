@@ -1,3 +1,4 @@
+import type { AdapterMerge } from '../../protocol/adapter-merge.ts'
 import type { Digest } from '../../protocol/digest.ts'
 import type { Credit } from '../../protocol/usage-leaf.ts'
 
@@ -37,6 +38,8 @@ export interface UsageRecord {
   readonly splitVersion: number
   readonly modelDigest: Digest
   readonly adapterDigest: Digest
+  /** What the adapter was merged of for this request; null: it was not. */
+  readonly merge: AdapterMerge | null
   readonly attributionDigest: Digest
   readonly credits: readonly Credit[]
   readonly accountCommitment: Digest

@@ -12,7 +12,7 @@ export type LedgerEntry =
   | { readonly kind: 'usage'; readonly record: UsageRecord }
   | { readonly kind: 'key'; readonly key: typeof apiKeys.$inferSelect }
 
-/** D1 binds at most 100 parameters a statement; a record has 24. */
+/** D1 binds at most 100 parameters a statement; a record has 25. */
 const RECORDS_PER_STATEMENT = 4
 
 /**

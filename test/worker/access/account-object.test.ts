@@ -134,7 +134,7 @@ describe('admission', () => {
   it('refuses models that the key may not use, and takes nothing for it', async () => {
     const account = await createTestAccount({ requestsPerMinute: 1 }, { models: ['smol'] })
     const refused = await account.stub().admit(composeAdmit(account.key, { model: 'smol:other' }))
-    expect(refused).toEqual({ outcome: 'model_not_allowed' })
+    expect(refused).toEqual({ outcome: 'model_not_allowed', model: 'smol:other' })
     await admitOne(account)
   })
 

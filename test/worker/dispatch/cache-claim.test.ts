@@ -16,10 +16,11 @@ const target = {
   model: { id: 'm', object: 'model' as const, created: 0, owned_by: 'test' },
   modelDigest: digest('a'),
   adapterDigest: digest('b'),
+  merge: null,
 }
 
 function compose(body: object, endpoint: GenerationRequest['endpoint'] = 'completions') {
-  return { endpoint, body } as GenerationRequest // what a claim is made from
+  return { endpoint, body, merge: null } as unknown as GenerationRequest // what a claim is made from
 }
 
 function reorder(value: unknown): unknown {
@@ -56,6 +57,8 @@ test('other weights, another operation or another word are another entry', async
   expect(new Set(keys).size).toBe(keys.length)
   expect(await keyOf({ n: 1, prompt: 'x' })).toBe(keys[2])
   expect(await keyOf({ prompt: 'x' }, { modelDigest: null })).toBeUndefined()
+  const unnamed = { model: { ...target.model, parent: 'base' }, adapterDigest: null }
+  expect(await keyOf({ prompt: 'x' }, unnamed)).toBeUndefined()
 })
 
 test.each([

@@ -11,6 +11,7 @@ function createRequest(parts: Partial<GenerationRequest>): GenerationRequest {
   return {
     endpoint: 'chat.completions',
     model: 'm',
+    merge: null,
     isStream: false,
     wantsUsage: false,
     wantsAttribution: false,
