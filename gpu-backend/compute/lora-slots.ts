@@ -203,7 +203,8 @@ class SlotGroup {
           const width = module.b.length / module.rank
           for (let r = 0; r < module.rank; r++) {
             const to = (row + r) * outputs + column
-            for (let i = 0; i < width; i++) b[to + i] = (module.b[r * width + i] ?? 0) * module.scale
+            for (let i = 0; i < width; i++)
+              b[to + i] = (module.b[r * width + i] ?? 0) * module.scale
           }
         }
         row += ranks.get(linear) ?? 0

@@ -54,7 +54,9 @@ test('in any order of batches an adapter has tiles of its own that hold its weig
         tiles.forEach((own, b) => {
           const module = used[b]!.modules.get('1.o')!
           const [first = 0] = own
-          expect(own).toEqual(Array.from({ length: Math.ceil(module.rank / 16) }, (_, w) => first + w))
+          expect(own).toEqual(
+            Array.from({ length: Math.ceil(module.rank / 16) }, (_, w) => first + w),
+          )
           const a = feeds['lora.o.a.1']!.data
           const bData = feeds['lora.o.b.1']!.data
           const last = module.rank - 1
