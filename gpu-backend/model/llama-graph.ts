@@ -2,12 +2,11 @@ import { type AttentionHeads, addAttentionInputs, addGroupAttention } from './at
 import {
   ATTENTION_ROWS,
   EMBEDDINGS,
+  groupSize,
   LINEAR_GROUP_NAMES,
   LINEAR_GROUPS,
   type LinearGroup,
   LOGITS,
-  LORA_KEPT,
-  LORA_TOKENS,
   loraInputs,
   loraLayerInput,
   POSITIONS,
@@ -18,7 +17,7 @@ import {
   WANTED_TOKENS,
 } from './graph-inputs.ts'
 import { type AccuracyLevel, addLinear, addLora } from './linear-graph.ts'
-import { linearSizes, type ModelConfig, type ModelSource } from './model-source.ts'
+import { type ModelConfig, type ModelSource } from './model-source.ts'
 import { OnnxGraph, type OnnxModel } from './onnx-writer.ts'
 import { ropeFrequencies } from './rope.ts'
 
@@ -81,19 +80,17 @@ function addInputs(graph: OnnxGraph, config: ModelConfig): void {
   graph.input(STATE_TOKENS, 'int64', ['M'])
   graph.input(ATTENTION_ROWS, 'int64', ['T'])
   addAttentionInputs(graph, config)
-  graph.input(LORA_TOKENS, 'int64', ['TL'])
-  graph.input(LORA_KEPT, 'int64', ['T'])
-  const sizes = linearSizes(config)
   for (const group of LINEAR_GROUP_NAMES) {
-    const linears = LINEAR_GROUPS[group]
-    const inputSize = sizes[linears[0]][0]
-    const outputSize = linears.reduce((sum, linear) => sum + sizes[linear][1], 0)
-    graph.input(loraInputs(group).on, 'bool', [])
-    graph.input(loraInputs(group).mask, 'bool', ['TL', `R_${group}`])
+    const { inputSize, outputSize } = groupSize(config, group)
+    const inputs = loraInputs(group)
+    const [P, M, W] = [`P_${group}`, `M_${group}`, `W_${group}`]
+    graph.input(inputs.on, 'bool', [])
+    graph.input(inputs.tokens, 'int64', [P, M, 1])
+    graph.input(inputs.results, 'int64', [W, 'T'])
+    graph.input(inputs.isResult, 'bool', [W, 'T', 1])
     for (let layer = 0; layer < config.layerCount; layer++) {
-      const a = loraLayerInput(group, 'a', layer)
-      graph.input(a, 'float32', [`RT_${group}`, RANK_TILE, inputSize])
-      graph.input(loraLayerInput(group, 'b', layer), 'float32', [`R_${group}`, outputSize])
+      graph.input(loraLayerInput(group, 'a', layer), 'float32', [P, 1, RANK_TILE, inputSize])
+      graph.input(loraLayerInput(group, 'b', layer), 'float32', [P, 1, RANK_TILE, outputSize])
     }
   }
 }
@@ -184,10 +181,10 @@ function addLayerLinear(model: ModelContext, group: LinearGroup, layer: number, 
   const { graph, source, options } = model
   const linears = LINEAR_GROUPS[group]
   const weights = linears.map((linear) => source.linear(layer, linear))
-  const inputSize = linearSizes(source.config)[linears[0]][0]
+  const { inputSize, outputSize } = groupSize(source.config, group)
   const y = addLinear(graph, x, weights, { name: `${layer}.${group}`, inputSize, ...options })
   const biased = group === 'qkv' ? addQkvBias(model, layer, y) : y
-  return addLora(graph, biased, x, { group, layer })
+  return addLora(graph, biased, x, { group, layer, outputSize })
 }
 
 /** `y` [T, outputs of q, k and v], plus their biases where the model has them. */
