@@ -85,7 +85,7 @@ async function isFaster(model: PeerModel, { tokenCount, ...options }: Trial): Pr
       Array.from({ length: options.sequenceCount }, (_, sequence) => ({
         sequence,
         position,
-        tokens: new Uint32Array(count).fill(1000),
+        tokens: new Uint32Array(count).fill(10),
       }))
     for (const row of rows(0, 64)) await context.decode([row])
     for (let round = 0; round < 5; round++) {

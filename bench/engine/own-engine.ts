@@ -57,7 +57,7 @@ export async function ask(
   throw new Error('the engine ended a request without saying how')
 }
 
-/** Ordinary tokens, none of the specials at the vocabulary's beginning. */
+/** Any tokens but the vocabulary's first, which are specials. */
 export function drawTokens(random: () => number, count: number, vocabSize: number): number[] {
-  return Array.from({ length: count }, () => 64 + Math.floor(random() * (vocabSize - 64)))
+  return Array.from({ length: count }, () => 8 + Math.floor(random() * (vocabSize - 8)))
 }

@@ -52,21 +52,36 @@ export async function inspectLora(
   return { digest: `0x${hash.digest('hex')}`, sizeBytes }
 }
 
-/** The values of a file that {@link inspectLora} has passed. */
+/** The values of a file that {@link inspectLora} has passed, all in one buffer of `sizeBytes`. */
 export async function convertLora(
   plan: ReadonlyMap<LoraModuleKey, ModulePlan>,
   { tensors }: SafetensorsFile,
+  { sizeBytes }: LoraSummary,
 ): Promise<LoraWeights['modules']> {
   const modules = new Map<LoraModuleKey, LoraModule>()
+  const memory = new Float32Array(sizeBytes / Float32Array.BYTES_PER_ELEMENT)
+  let end = 0
+  const take = (length: number) => {
+    end += length
+    return memory.subarray(end - length, end)
+  }
   for (const [key, module] of plan) {
     await setImmediate()
     const { rank, scale } = module
     const names = tensorNames(module)
-    const a = toFloat32(find(tensors, names.a))
-    const stored = toFloat32(find(tensors, names.b))
-    modules.set(key, { rank, scale, a, b: transpose(stored, stored.length / rank, rank) })
+    const a = floats(find(tensors, names.a))
+    const b = floats(find(tensors, names.b))
+    const own = { a: take(a.length), b: take(b.length) }
+    own.a.set(a)
+    transpose(b, rank, own.b)
+    modules.set(key, { rank, scale, ...own })
   }
   return modules
+}
+
+/** In place where they are float32 already. */
+function floats(tensor: StoredTensor): Float32Array {
+  return tensor.dtype === 'F32' ? words(tensor.data, Float32Array) : toFloat32(tensor)
 }
 
 function tensorNames({ name }: ModulePlan) {
@@ -102,14 +117,22 @@ function claim(
 function hasFiniteValues({ name, dtype, data }: StoredTensor): boolean {
   switch (dtype) {
     case 'F32':
-      return words(data, Uint32Array).every((bits) => (bits & 0x7f800000) !== 0x7f800000)
+      return hasNone(words(data, Uint32Array), 0x7f800000)
     case 'F16':
-      return words(data, Uint16Array).every((bits) => (bits & 0x7c00) !== 0x7c00)
+      return hasNone(words(data, Uint16Array), 0x7c00)
     case 'BF16':
-      return words(data, Uint16Array).every((bits) => (bits & 0x7f80) !== 0x7f80)
+      return hasNone(words(data, Uint16Array), 0x7f80)
     default:
       throw new ModelFileError(`Tensor "${name}" is ${dtype}; weights must be F32, F16 or BF16.`)
   }
+}
+
+/** Whether no word has all bits of the mask. A loop, since `every` takes most of an adapter's load. */
+function hasNone(values: Uint32Array | Uint16Array, mask: number): boolean {
+  for (let i = 0; i < values.length; i++) {
+    if (((values[i] ?? 0) & mask) === mask) return false
+  }
+  return true
 }
 
 /** The bytes as little-endian words; copied where they are not aligned. */
@@ -126,14 +149,14 @@ function words<Words>(
 }
 
 /** [out, R] → [R, out]. */
-function transpose(values: Float32Array, outSize: number, rank: number): Float32Array {
-  const transposed = new Float32Array(values.length)
-  for (let row = 0; row < outSize; row++) {
-    for (let column = 0; column < rank; column++) {
-      transposed[column * outSize + row] = values[row * rank + column] ?? 0
+function transpose(values: Float32Array, rank: number, transposed: Float32Array): void {
+  const outSize = values.length / rank
+  for (let column = 0; column < rank; column++) {
+    const start = column * outSize
+    for (let row = 0; row < outSize; row++) {
+      transposed[start + row] = values[row * rank + column] ?? 0
     }
   }
-  return transposed
 }
 
 function rejected(param: string, why: string): BackendError {
