@@ -23,7 +23,7 @@ type ArrivalName = keyof typeof ARRIVALS
 
 const ROUNDS = 2
 const CLOSED_SECONDS = 5
-const OPEN_SECONDS = 7
+const OPEN_SECONDS = 6
 /** Of what one adapter can take; bursts go far beyond it. */
 const OPEN_LOAD = 0.5
 const FIRST_TOKEN_LIMIT_MS = 6_000

@@ -19,14 +19,10 @@ test.each([1, 4])(
     const mean = gaps.reduce((sum, gap) => sum + gap, 0) / gaps.length
     const variance = gaps.reduce((sum, gap) => sum + (gap - mean) ** 2, 0) / gaps.length
     expect(Math.min(...gaps)).toBeGreaterThanOrEqual(0)
-    expect(Math.sqrt(variance) / mean / cv).toBeCloseTo(1, 0.5)
-    for (const { promptTokenCount, maxTokens, draw } of arrivals) {
-      expect(promptTokenCount).toBeGreaterThanOrEqual(8)
-      expect(promptTokenCount).toBeLessThanOrEqual(64)
-      expect(maxTokens).toBeGreaterThanOrEqual(4)
-      expect(maxTokens).toBeLessThanOrEqual(16)
-      expect(draw).toBeLessThan(1)
-    }
+    expect(Math.abs(Math.sqrt(variance) / mean / cv - 1)).toBeLessThan(0.2)
+    const range = (values: readonly number[]) => [Math.min(...values), Math.max(...values)]
+    expect(range(arrivals.map(({ promptTokenCount }) => promptTokenCount))).toEqual([8, 64])
+    expect(range(arrivals.map(({ maxTokens }) => maxTokens))).toEqual([4, 16])
   },
 )
 
