@@ -1,6 +1,8 @@
 import { availableParallelism } from 'node:os'
 import { parseArgs } from 'node:util'
 import { ensureModel, modelCacheDir } from '../gpu-backend/model/pull.ts'
+import { BENCH_CACHE_FOLDER } from './cache-folder.ts'
+import { DEFAULT_MINUTES, ENGINE_BENCH_NAMES, measureEngine } from './engine/index.ts'
 import { soak } from './engine/soak.ts'
 import { measureGateway } from './gateway/measure-gateway.ts'
 import { measureQuality } from './quality.ts'
@@ -19,6 +21,15 @@ interface BenchContext {
 type Bench = (context: BenchContext) => Promise<object>
 
 const BENCHES: Readonly<Record<string, Bench>> = {
+  engine: async ({ loadModel, threadCount }) =>
+    measureEngine({
+      modelPath: await loadModel(),
+      threadCount,
+      cacheDir: BENCH_CACHE_FOLDER,
+      names: readParts(values.only),
+      minutes: readNumber('minutes', values.minutes ?? String(DEFAULT_MINUTES)),
+      isWritten: values.write,
+    }),
   gateway: () => measureGateway({ isWriting: values.write, isQuick: values.quick }),
   quality: async ({ loadModel, threadCount }) => measureQuality(await loadModel(), threadCount),
   soak: async ({ loadModel }) =>
@@ -36,6 +47,8 @@ const { values, positionals } = parseArgs({
   options: {
     model: { type: 'string' },
     threads: { type: 'string', default: String(availableParallelism()) },
+    /** Of `engine`: its parts, by comma. */
+    only: { type: 'string', default: ENGINE_BENCH_NAMES.join() },
     /** Of `engine` and `soak`: how long all windows together are. */
     minutes: { type: 'string' },
     /** Of `soak`. */
@@ -56,6 +69,12 @@ function fail(message: string): never {
 function readNumber(option: string, text: string): number {
   const value = Number(text)
   return value > 0 ? value : fail(`--${option} takes a number above zero.`)
+}
+
+function readParts(text: string): readonly string[] {
+  const parts = text.split(',')
+  const isKnown = parts.every((part) => ENGINE_BENCH_NAMES.includes(part))
+  return isKnown ? parts : fail(`--only takes names of ${ENGINE_BENCH_NAMES.join(', ')}.`)
 }
 
 const all = Object.keys(BENCHES)

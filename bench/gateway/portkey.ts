@@ -1,10 +1,10 @@
 import { execFile } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { mkdir, rename, rm, writeFile } from 'node:fs/promises'
-import { homedir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { claimPort } from '../../scripts/free-port.ts'
+import { BENCH_CACHE_FOLDER } from '../cache-folder.ts'
 import { type LineProcess, spawnLines } from './spawn-lines.ts'
 
 const PACKAGE = '@portkey-ai/gateway'
@@ -16,7 +16,7 @@ const MANIFEST = {
   overrides: { '@hono/node-server': '1.13.8' },
 }
 
-const folder = join(homedir(), '.cache/tallygate/bench', `portkey-${PORTKEY_VERSION}`)
+const folder = join(BENCH_CACHE_FOLDER, `portkey-${PORTKEY_VERSION}`)
 const entry = join(folder, 'node_modules', PACKAGE, 'build/start-server.js')
 
 /** Installs the peer beside the project, once a machine. Throws an error that says what to do where it cannot be had. */

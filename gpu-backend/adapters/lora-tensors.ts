@@ -56,21 +56,36 @@ export async function inspectLora(
   return { digest: `0x${hash.digest('hex')}`, sizeBytes }
 }
 
-/** The values of a file that {@link inspectLora} has passed. */
+/** The values of a file that {@link inspectLora} has passed, all in one buffer of `sizeBytes`. */
 export async function convertLora(
   plan: ReadonlyMap<LoraModuleKey, ModulePlan>,
   { tensors }: SafetensorsFile,
+  { sizeBytes }: LoraSummary,
 ): Promise<LoraWeights['modules']> {
   const modules = new Map<LoraModuleKey, LoraModule>()
+  const memory = new Float32Array(sizeBytes / Float32Array.BYTES_PER_ELEMENT)
+  let end = 0
+  const take = (length: number) => {
+    end += length
+    return memory.subarray(end - length, end)
+  }
   for (const [key, module] of plan) {
     await setImmediate()
     const { rank, scale } = module
     const names = tensorNames(module)
-    const a = toFloat32(find(tensors, names.a))
-    const stored = toFloat32(find(tensors, names.b))
-    modules.set(key, { rank, scale, a, b: transpose(stored, stored.length / rank, rank) })
+    const a = floats(find(tensors, names.a))
+    const b = floats(find(tensors, names.b))
+    const own = { a: take(a.length), b: take(b.length) }
+    own.a.set(a)
+    transpose(b, rank, own.b)
+    modules.set(key, { rank, scale, ...own })
   }
   return modules
+}
+
+/** In place where they are float32 already. */
+function floats(tensor: StoredTensor): Float32Array {
+  return tensor.dtype === 'F32' ? words(tensor.data, Float32Array) : toFloat32(tensor)
 }
 
 function tensorNames({ name }: ModulePlan) {
@@ -141,14 +156,14 @@ function words<Words>(
 }
 
 /** [out, R] → [R, out]. */
-function transpose(values: Float32Array, outSize: number, rank: number): Float32Array {
-  const transposed = new Float32Array(values.length)
-  for (let row = 0; row < outSize; row++) {
-    for (let column = 0; column < rank; column++) {
-      transposed[column * outSize + row] = values[row * rank + column] ?? 0
+function transpose(values: Float32Array, rank: number, transposed: Float32Array): void {
+  const outSize = values.length / rank
+  for (let column = 0; column < rank; column++) {
+    const start = column * outSize
+    for (let row = 0; row < outSize; row++) {
+      transposed[start + row] = values[row * rank + column] ?? 0
     }
   }
-  return transposed
 }
 
 function rejected(param: string, why: string): BackendError {
