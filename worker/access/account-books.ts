@@ -11,6 +11,7 @@ import { recallAnswer } from './idempotency.ts'
 import type { IdempotencyTable } from './idempotency-table.ts'
 import type { KeyDetailsTable } from './key-details-table.ts'
 import { type Meter, settleMeter, snapshotLimits } from './meter.ts'
+import type { ReservationTable } from './reservation-table.ts'
 import { priceSettlement } from './settlement.ts'
 
 export interface AccountBooksOptions extends AccountStores {
@@ -23,14 +24,24 @@ export interface AccountBooksOptions extends AccountStores {
  */
 export class AccountBooks {
   readonly #tables: AccountTables
+  readonly #reservations: ReservationTable
   readonly #idempotency: IdempotencyTable
   readonly #windows: BudgetWindowTable
   readonly #alerts: AlertTable
   readonly #keyDetails: KeyDetailsTable
   readonly #payees: AccountBooksOptions['payees']
 
-  constructor({ tables, idempotency, windows, alerts, keyDetails, payees }: AccountBooksOptions) {
+  constructor({
+    tables,
+    reservations,
+    idempotency,
+    windows,
+    alerts,
+    keyDetails,
+    payees,
+  }: AccountBooksOptions) {
     this.#tables = tables
+    this.#reservations = reservations
     this.#idempotency = idempotency
     this.#windows = windows
     this.#alerts = alerts
@@ -47,14 +58,14 @@ export class AccountBooks {
     if (scopes !== null && !scopes.includes('inference')) return { outcome: 'insufficient_scope' }
     const account = this.requireAccount()
     const { requestId } = request
-    const open = this.#tables.findReservation(requestId)
+    const open = this.#reservations.find(requestId)
     if (open !== null && open.keyId === key.keyId)
       return { outcome: 'admitted', limits: snapshotLimits(account, key, nowMs) }
     if (open !== null || this.#tables.findSettledFee(requestId) !== null)
       throw new Error(`Request id ${requestId} is used already.`)
     if (claim !== undefined) {
       const first = this.#idempotency.find(key.keyId, claim.key)
-      const isOpen = first !== null && this.#tables.findReservation(first.requestId) !== null
+      const isOpen = first !== null && this.#reservations.find(first.requestId) !== null
       const recall = recallAnswer(first, claim, { isOpen, nowMs })
       if (recall.outcome !== 'new') return recall
     }
@@ -62,9 +73,9 @@ export class AccountBooks {
     const admission = decideAdmission(
       {
         account,
-        accountHeld: this.#tables.sumReservations(null),
+        accountHeld: this.#reservations.sum(null),
         key,
-        keyHeld: this.#tables.sumReservations(key.keyId),
+        keyHeld: this.#reservations.sum(key.keyId),
         accountWindows: this.#windows.list(ACCOUNT_SCOPE, nowMs),
         keyWindows: this.#windows.list(key.keyId, nowMs),
         allowedModels: key.models,
@@ -84,14 +95,14 @@ export class AccountBooks {
     this.#tables.updateAccountMeter(admission.account)
     this.#tables.updateKeyMeter(key.keyId, admission.key)
     const terms = { admittedAtMs: nowMs, expiresAtMs, sweepFailureCount: 0 }
-    this.#tables.insertReservation({ ...reserved, keyId: key.keyId, ...terms })
+    this.#reservations.insert({ ...reserved, keyId: key.keyId, ...terms })
     if (claim !== undefined) this.#idempotency.claim(key.keyId, claim, { requestId, nowMs })
     return { outcome: 'admitted', limits: admission.limits }
   }
 
   settle(settlement: Settlement, nowMs: number): SettleResult {
     const { requestId, answer } = settlement
-    const reservation = this.#tables.findReservation(requestId)
+    const reservation = this.#reservations.find(requestId)
     if (reservation === null) {
       const feeMicroUsd = this.#tables.findSettledFee(requestId)
       if (feeMicroUsd === null) return { outcome: 'unknown_request' }
@@ -114,7 +125,7 @@ export class AccountBooks {
     this.#tables.updateKeyMeter(key.keyId, settleMeter(key, settled, nowMs))
     this.#spend({ scope: 'key', keyId: key.keyId, total: key }, feeMicroUsd, nowMs)
     this.#spend({ scope: 'account', keyId: null, total: account }, feeMicroUsd, nowMs)
-    this.#tables.deleteReservation(requestId)
+    this.#reservations.delete(requestId)
     this.#tables.insertSettled(requestId, feeMicroUsd, nowMs)
     this.#tables.appendOutbox({ kind: 'usage', record })
     if (forgoneMicroUsd > 0) this.#tables.incrementCounter('clamped')

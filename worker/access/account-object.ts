@@ -18,11 +18,12 @@ import type {
 } from './account-contract.ts'
 import { AccountKeys } from './account-keys.ts'
 import type { AccountLimits, AccountSettings, KeySettings } from './account-settings.ts'
-import { type AccountStores, createStores, openStores } from './account-stores.ts'
+import { type AccountStores, createStores, forgetStores, openStores } from './account-stores.ts'
 import type { AccountRow } from './account-tables.ts'
 import type { StoredAlert } from './alert.ts'
 import { createApiKey } from './api-key.ts'
 import { ACCOUNT_SCOPE } from './budget-window-table.ts'
+import { CommitGroup } from './commit-group.ts'
 import { describeAccount, summariseKey } from './describe-account.ts'
 import { budgetOf, changeLimits, createMeter, snapshotLimits } from './meter.ts'
 
@@ -39,6 +40,7 @@ export class AccountObject extends DurableObject<StorageBindings> {
   readonly #keys: AccountKeys
   readonly #alarm: AccountAlarm
   readonly #chores: AccountChores
+  readonly #commits: CommitGroup
 
   constructor(ctx: DurableObjectState, env: StorageBindings) {
     super(ctx, env)
@@ -54,6 +56,10 @@ export class AccountObject extends DurableObject<StorageBindings> {
       config: () => this.#config,
       transact: (closure) => this.#transact(closure),
     })
+    this.#commits = new CommitGroup({
+      transact: (closure) => this.#transact(closure),
+      isBusy: () => this.#stores.reservations.sum(null).openCount > 1,
+    })
     void ctx.blockConcurrencyWhile(async () => {
       createStores(this.#stores)
       // The platform gives up an alarm that failed too often.
@@ -62,18 +68,19 @@ export class AccountObject extends DurableObject<StorageBindings> {
   }
 
   /** Checks key, model, budgets, concurrency and rates, and reserves the worst case. */
-  admit(request: AdmitRequest): AdmitResult {
+  async admit(request: AdmitRequest): Promise<AdmitResult> {
     const nowMs = Date.now()
     const expiresAtMs = nowMs + this.#config.RESERVATION_TTL_MS
-    const result = this.#transact(() => this.#books.admit(request, nowMs, expiresAtMs))
+    const admit = () => this.#books.admit(request, nowMs, expiresAtMs)
+    const result = await this.#commits.run(admit, nowMs)
     if (result.outcome === 'admitted') this.#alarm.arm(expiresAtMs)
     return result
   }
 
   /** Prices, splits and records a request that ended, and frees its reservation. */
-  settle(settlement: Settlement): SettleResult {
+  async settle(settlement: Settlement): Promise<SettleResult> {
     const nowMs = Date.now()
-    const result = this.#transact(() => this.#books.settle(settlement, nowMs))
+    const result = await this.#commits.run(() => this.#books.settle(settlement, nowMs), nowMs)
     if (result.outcome === 'settled') this.#chores.armFlush(nowMs)
     return result
   }
@@ -89,7 +96,7 @@ export class AccountObject extends DurableObject<StorageBindings> {
   /** Moves a reservation to another backend and its price, for another term. False as `renew`. */
   reroute(requestId: string, to: Reroute): boolean {
     return this.#transact(
-      () => this.#stores.tables.reroute(requestId, to) && this.#chores.postpone(requestId, 0),
+      () => this.#stores.reservations.reroute(requestId, to) && this.#chores.postpone(requestId, 0),
     )
   }
 
@@ -167,7 +174,7 @@ export class AccountObject extends DurableObject<StorageBindings> {
       accountId: account.accountId,
       key: summariseKey(this.#stores, key, nowMs),
       limits: snapshotLimits(account, key, nowMs),
-      accountBudget: budgetOf(account, this.#stores.tables.sumReservations(null)),
+      accountBudget: budgetOf(account, this.#stores.reservations.sum(null)),
       accountWindows: this.#stores.windows.list(ACCOUNT_SCOPE, nowMs),
     }
   }
@@ -189,7 +196,16 @@ export class AccountObject extends DurableObject<StorageBindings> {
   }
 
   #transact<T>(closure: () => T): T {
-    return this.ctx.storage.transactionSync(closure)
+    try {
+      return this.ctx.storage.transactionSync(() => {
+        const result = closure()
+        this.#stores.tables.writeMeters()
+        return result
+      })
+    } catch (error) {
+      forgetStores(this.#stores)
+      throw error
+    }
   }
 
   #insertAccount(limits: AccountLimits, nowMs: number): void {

@@ -6,11 +6,11 @@ import { budgetOf } from './meter.ts'
 
 /** An account for its operator, as it stands now. */
 export function describeAccount(
-  { tables, windows, alerts }: AccountStores,
+  { tables, reservations, windows, alerts }: AccountStores,
   account: AccountRow,
   { nowMs, lastAlarmError }: { readonly nowMs: number; readonly lastAlarmError: string | null },
 ): AccountDescription {
-  const held = tables.sumReservations(null)
+  const held = reservations.sum(null)
   const { accountId, createdAtMs, salt } = account
   const { requestsPerMinute, tokensPerMinute, maxConcurrentRequests, budgetMicroUsd } = account
   return {
@@ -36,7 +36,7 @@ export function describeAccount(
 
 /** A key as its account sees it, as it stands now. */
 export function summariseKey(
-  { tables, windows, keyDetails }: AccountStores,
+  { reservations, windows, keyDetails }: AccountStores,
   key: KeyRow,
   nowMs: number,
 ): KeySummary {
@@ -44,7 +44,7 @@ export function summariseKey(
   return {
     ...{ keyId, name, start, createdAtMs, expiresAtMs, revokedAtMs, models },
     ...keyDetails.find(keyId),
-    budget: budgetOf(key, tables.sumReservations(keyId)),
+    budget: budgetOf(key, reservations.sum(keyId)),
     windows: windows.list(keyId, nowMs),
   }
 }

@@ -22,6 +22,9 @@ export class IdempotencyTable {
       )`)
   }
 
+  /** Nothing is kept in memory. */
+  forget(): void {}
+
   find(keyId: string, idempotencyKey: string): IdempotencyRow | null {
     const [row] = this.#sql
       .exec(

@@ -42,7 +42,9 @@ async function readBytes(request: Request, maxSizeBytes: number): Promise<Uint8A
       message: `The body is larger than ${maxSizeBytes} bytes.`,
     })
   const mostReadBytes = maxSizeBytes * READ_ON_FACTOR
-  if (Number(request.headers.get('content-length') ?? 0) > mostReadBytes) throw tooLarge()
+  const toldSizeBytes = Number(request.headers.get('content-length') ?? Number.NaN)
+  if (toldSizeBytes > mostReadBytes) throw tooLarge()
+  if (toldSizeBytes <= maxSizeBytes) return new Uint8Array(await request.arrayBuffer())
   const chunks: Uint8Array[] = []
   let sizeBytes = 0
   for await (const chunk of request.body ?? []) {
