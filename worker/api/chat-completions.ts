@@ -24,7 +24,7 @@ const chatRequestSchema = z.looseObject({
 
 /** `POST /v1/chat/completions`. */
 export async function createChatCompletion(c: AppContext): Promise<Response> {
-  const body = await readJsonBody(c.req.raw, c.var.services.config.MAX_BODY_BYTES)
+  const body = await readJsonBody(c.req.raw, c.var.services.config)
   return serveGeneration(c, parseChatRequest(body))
 }
 

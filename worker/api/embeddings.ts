@@ -25,7 +25,7 @@ const embeddingRequestSchema = z.looseObject({
 
 /** `POST /v1/embeddings`: billed by the tokens of the inputs. */
 export async function createEmbeddings(c: AppContext): Promise<Response> {
-  const body = await readJsonBody(c.req.raw, c.var.services.config.MAX_BODY_BYTES)
+  const body = await readJsonBody(c.req.raw, c.var.services.config)
   return serveGeneration(c, parseEmbeddingRequest(body))
 }
 
