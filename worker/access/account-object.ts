@@ -31,8 +31,8 @@ const LISTED_ALERT_COUNT = 100
 
 /**
  * One account: its keys, limits, budget, open reservations, and the outbox of its ledger. Single
- * writer: each method is one synchronous transaction that is durable before its answer leaves. The
- * object's name is the account id.
+ * writer: what a method changes is one transaction, its own or a shared one (commit-group.ts), that is
+ * durable before its answer leaves. The object's name is the account id.
  */
 export class AccountObject extends DurableObject<StorageBindings> {
   readonly #stores: AccountStores
