@@ -32,7 +32,10 @@ export async function measureGateway({ isWriting, isQuick }: GatewayBenchOptions
   try {
     const roundCount = isQuick ? 1 : ROUND_COUNT
     const options = { generator, roundCount, durationMs: isQuick ? ROUND_MS / 3 : ROUND_MS }
-    await measureLoad(peers, SHORT, { generator, roundCount: 1, durationMs: WARM_UP_MS })
+    for (const connectionCount of LEVELS) {
+      const warmUp = { generator, roundCount: 1, durationMs: WARM_UP_MS }
+      await measureLoad(peers, { ...SHORT, connectionCount }, warmUp)
+    }
     const measurements = { fsyncP50Ms, ...(await measureAll(peers, options)) }
     const names = {
       direct: peers.direct.name,

@@ -29,6 +29,7 @@ import { composeEmptySettlement, priceSettlement } from './settlement.ts'
 
 /** A request that is answered from the cache. */
 const NO_COST = { worstCaseMicroUsd: 0, worstCaseTokenCount: 0 }
+import type { ReservationTable } from './reservation-table.ts'
 
 export interface AccountBooksOptions extends AccountStores {
   readonly payees: () => Config['PAYEES']
@@ -40,6 +41,7 @@ export interface AccountBooksOptions extends AccountStores {
  */
 export class AccountBooks {
   readonly #tables: AccountTables
+  readonly #reservations: ReservationTable
   readonly #idempotency: IdempotencyTable
   readonly #windows: BudgetWindowTable
   readonly #alerts: AlertTable
@@ -51,6 +53,7 @@ export class AccountBooks {
 
   constructor(options: AccountBooksOptions) {
     this.#tables = options.tables
+    this.#reservations = options.reservations
     this.#idempotency = options.idempotency
     this.#windows = options.windows
     this.#alerts = options.alerts
@@ -74,7 +77,7 @@ export class AccountBooks {
     if (repeated !== null) return repeated
     if (claim !== undefined) {
       const first = this.#idempotency.find(key.keyId, claim.key)
-      const isOpen = first !== null && this.#tables.findReservation(first.requestId) !== null
+      const isOpen = first !== null && this.#reservations.find(first.requestId) !== null
       const recall = recallAnswer(first, claim, { isOpen, nowMs })
       if (recall.outcome !== 'new') return recall
     }
@@ -90,10 +93,10 @@ export class AccountBooks {
     const reservation = { ...reserved, price, keyId: key.keyId, ...terms }
     if (claim !== undefined) this.#idempotency.claim(key.keyId, claim, { requestId, nowMs })
     if (cache === undefined || cached === null) {
-      this.#tables.insertReservation({ ...reservation, ...(cache && { cache }) })
+      this.#reservations.insert({ ...reservation, ...(cache && { cache }) })
       return { outcome: 'admitted', limits }
     }
-    this.#tables.insertReservation({ ...reservation, ...NO_COST })
+    this.#reservations.insert({ ...reservation, ...NO_COST })
     const answer = renameAnswer(cached, requestId)
     const { modelDigest, adapterDigest } = cache
     const empty = composeEmptySettlement(requestId, 'cached')
@@ -106,7 +109,7 @@ export class AccountBooks {
     requestId: string,
     { key, cached, nowMs }: { key: KeyRow; cached: CachedAnswer | null; nowMs: number },
   ): AdmitResult | null {
-    const open = this.#tables.findReservation(requestId)
+    const open = this.#reservations.find(requestId)
     const isSettled = this.#tables.findSettledFee(requestId) !== null
     if (open === null && !isSettled) return null
     const limits = snapshotLimits(this.requireAccount(), key, nowMs)
@@ -120,9 +123,9 @@ export class AccountBooks {
     const admission = decideAdmission(
       {
         account: this.requireAccount(),
-        accountHeld: this.#tables.sumReservations(null),
+        accountHeld: this.#reservations.sum(null),
         key,
-        keyHeld: this.#tables.sumReservations(key.keyId),
+        keyHeld: this.#reservations.sum(key.keyId),
         accountWindows: this.#windows.list(ACCOUNT_SCOPE, nowMs),
         keyWindows: this.#windows.list(key.keyId, nowMs),
         balanceMicroUsd: this.#credits.isPrepaid() ? this.#credits.sumLeft(nowMs) : null,
@@ -142,16 +145,16 @@ export class AccountBooks {
 
   /** Moves a reservation to another backend, at the price in force there when it was admitted. False: there is none. */
   reroute(requestId: string, { backendId, ...tariff }: Reroute): boolean {
-    const reservation = this.#tables.findReservation(requestId)
+    const reservation = this.#reservations.find(requestId)
     if (reservation === null) return false
     const price = priceAt(tariff, reservation.admittedAtMs)
-    return this.#tables.reroute(requestId, { backendId, price })
+    return this.#reservations.reroute(requestId, { backendId, price })
   }
 
   /** Settles once. The fee belongs to the windows and the month of the record's `completedAtMs`. */
   settle(settlement: Settlement, clockMs: number): SettleResult {
     const { requestId, answer } = settlement
-    const reservation = this.#tables.findReservation(requestId)
+    const reservation = this.#reservations.find(requestId)
     if (reservation === null) {
       const feeMicroUsd = this.#tables.findSettledFee(requestId)
       if (feeMicroUsd === null) return { outcome: 'unknown_request' }
@@ -175,9 +178,10 @@ export class AccountBooks {
     this.#tables.updateKeyMeter(key.keyId, settleMeter(key, settled, nowMs))
     this.#spend({ scope: 'key', keyId: key.keyId, total: key }, feeMicroUsd, nowMs)
     this.#spend({ scope: 'account', keyId: null, total: account }, feeMicroUsd, nowMs)
-    this.#tables.deleteReservation(requestId)
+    this.#reservations.delete(requestId)
     const creditedMicroUsd = this.#credits.draw(feeMicroUsd, reservation.admittedAtMs)
     this.#months.add(nowMs, feeMicroUsd, creditedMicroUsd)
+    this.#reservations.delete(requestId)
     this.#tables.insertSettled(requestId, feeMicroUsd, nowMs)
     this.#tables.appendOutbox({ kind: 'usage', record })
     if (forgoneMicroUsd > 0) this.#tables.incrementCounter('clamped')

@@ -14,8 +14,10 @@ import { planSweep, type SweepPlan } from './sweep.ts'
 import { explainWebhookUrl } from './webhook-url.ts'
 
 /** Settlements of this long share one flush. */
-const FLUSH_DELAY_MS = 50
+const FLUSH_DELAY_MS = 200
 const FLUSH_BATCH_SIZE = 200
+/** Of one alarm: what waits longer than that waits for the next one. */
+const MAX_FLUSH_COUNT = 10
 /** Backends asked at once: as many connections as may wait for headers. */
 const SWEEP_BATCH_SIZE = 6
 const ALERT_BATCH_SIZE = 6
@@ -57,9 +59,11 @@ export class AccountChores {
 
   /** Never throws, because the platform gives up an alarm that fails too often. */
   async run(): Promise<void> {
-    const { tables, alerts, idempotency, cache } = this.#stores
-    if (Date.now() >= this.#flushNotBeforeMs) await this.#flush()
-    const expired = tables.listExpired(Date.now(), SWEEP_BATCH_SIZE)
+    const { tables, reservations, alerts, idempotency, cache } = this.#stores
+    for (let count = 0; count < MAX_FLUSH_COUNT; count++) {
+      if (Date.now() < this.#flushNotBeforeMs || !(await this.#flush())) break
+    }
+    const expired = reservations.listExpired(Date.now(), SWEEP_BATCH_SIZE)
     await Promise.all(expired.map((reservation) => this.#sweep(reservation)))
     const dueAlerts = alerts.listDue(Date.now(), ALERT_BATCH_SIZE)
     await Promise.all(dueAlerts.map((alert) => this.#deliver(alert)))
@@ -76,7 +80,8 @@ export class AccountChores {
   /** Sets the alarm for whatever is still to be done. */
   armForPending(): void {
     const { alarm } = this.#options
-    const { outboxCount, nextExpiryMs, firstSettledAtMs } = this.#stores.tables.describePending()
+    const { outboxCount, firstSettledAtMs } = this.#stores.tables.describePending()
+    const nextExpiryMs = this.#stores.reservations.nextExpiryMs()
     if (outboxCount > 0) this.armFlush(Date.now())
     if (nextExpiryMs !== null) alarm.arm(nextExpiryMs)
     if (firstSettledAtMs !== null) alarm.arm(firstSettledAtMs + SETTLED_KEPT_MS + PURGE_INTERVAL_MS)
@@ -92,10 +97,11 @@ export class AccountChores {
   /** Leaves a reservation alone for another term. False when there is no such reservation. */
   postpone(requestId: string, sweepFailureCount: number): boolean {
     const expiresAtMs = Date.now() + this.#options.config().RESERVATION_TTL_MS
-    return this.#stores.tables.postponeExpiry(requestId, expiresAtMs, sweepFailureCount)
+    return this.#stores.reservations.postponeExpiry(requestId, expiresAtMs, sweepFailureCount)
   }
 
-  async #flush(): Promise<void> {
+  /** True when there may be more to flush. */
+  async #flush(): Promise<boolean> {
     const { entries, lastSequence } = this.#stores.tables.readOutbox(FLUSH_BATCH_SIZE)
     try {
       await writeLedger(this.#options.database, entries)
@@ -103,11 +109,12 @@ export class AccountChores {
       this.#lastError = String(error)
       this.#flushFailureCount += 1
       this.#flushNotBeforeMs = Date.now() + planBackoffMs(this.#flushFailureCount, Math.random())
-      return
+      return false
     }
     this.#stores.tables.deleteOutboxThrough(lastSequence)
     this.#lastError = null
     this.#flushFailureCount = 0
+    return entries.length === FLUSH_BATCH_SIZE
   }
 
   /** At least once: an alert that was taken while the object died is sent again. */

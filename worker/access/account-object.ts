@@ -20,13 +20,14 @@ import type {
 } from './account-contract.ts'
 import { AccountKeys } from './account-keys.ts'
 import type { AccountLimits, AccountSettings, KeySettings } from './account-settings.ts'
-import { type AccountStores, createStores, openStores } from './account-stores.ts'
+import { type AccountStores, createStores, forgetStores, openStores } from './account-stores.ts'
 import type { AccountRow } from './account-tables.ts'
 import type { StoredAlert } from './alert.ts'
 import { createApiKey } from './api-key.ts'
 import { ACCOUNT_SCOPE } from './budget-window-table.ts'
 import type { Credit, CreditGrant, GrantResult } from './credit.ts'
 import { describeAccount, describeCredit, summariseKey } from './describe-account.ts'
+import { CommitGroup } from './commit-group.ts'
 import { budgetOf, changeLimits, createMeter, snapshotLimits } from './meter.ts'
 
 const LISTED_ALERT_COUNT = 100
@@ -34,8 +35,8 @@ const LISTED_CREDIT_COUNT = 1_000
 
 /**
  * One account: its keys, limits, budget, open reservations, and the outbox of its ledger. Single
- * writer: each method is one synchronous transaction that is durable before its answer leaves. The
- * object's name is the account id.
+ * writer: what a method changes is one transaction, its own or a shared one (commit-group.ts), that is
+ * durable before its answer leaves. The object's name is the account id.
  */
 export class AccountObject extends DurableObject<StorageBindings> {
   readonly #stores: AccountStores
@@ -43,6 +44,7 @@ export class AccountObject extends DurableObject<StorageBindings> {
   readonly #keys: AccountKeys
   readonly #alarm: AccountAlarm
   readonly #chores: AccountChores
+  readonly #commits: CommitGroup
 
   constructor(ctx: DurableObjectState, env: StorageBindings) {
     super(ctx, env)
@@ -58,6 +60,10 @@ export class AccountObject extends DurableObject<StorageBindings> {
       config: () => this.#config,
       transact: (closure) => this.#transact(closure),
     })
+    this.#commits = new CommitGroup({
+      transact: (closure) => this.#transact(closure),
+      isBusy: () => this.#stores.reservations.sum(null).openCount > 1,
+    })
     void ctx.blockConcurrencyWhile(async () => {
       createStores(this.#stores)
       // The platform gives up an alarm that failed too often.
@@ -66,19 +72,20 @@ export class AccountObject extends DurableObject<StorageBindings> {
   }
 
   /** Checks key, model, budgets, concurrency and rates, and reserves the worst case. */
-  admit(request: AdmitRequest): AdmitResult {
+  async admit(request: AdmitRequest): Promise<AdmitResult> {
     const nowMs = Date.now()
     const expiresAtMs = nowMs + this.#config.RESERVATION_TTL_MS
-    const result = this.#transact(() => this.#books.admit(request, nowMs, expiresAtMs))
+    const admit = () => this.#books.admit(request, nowMs, expiresAtMs)
+    const result = await this.#commits.run(admit, nowMs)
     if (result.outcome === 'admitted') this.#alarm.arm(expiresAtMs)
     if (result.outcome === 'cached') this.#chores.armFlush(nowMs)
     return result
   }
 
   /** Prices, splits and records a request that ended, and frees its reservation. */
-  settle(settlement: Settlement): SettleResult {
+  async settle(settlement: Settlement): Promise<SettleResult> {
     const nowMs = Date.now()
-    const result = this.#transact(() => this.#books.settle(settlement, nowMs))
+    const result = await this.#commits.run(() => this.#books.settle(settlement, nowMs), nowMs)
     if (result.outcome === 'settled') this.#chores.armFlush(nowMs)
     return result
   }
@@ -173,7 +180,7 @@ export class AccountObject extends DurableObject<StorageBindings> {
       accountId: account.accountId,
       key: summariseKey(this.#stores, key, nowMs),
       limits: snapshotLimits(account, key, nowMs),
-      accountBudget: budgetOf(account, this.#stores.tables.sumReservations(null)),
+      accountBudget: budgetOf(account, this.#stores.reservations.sum(null)),
       accountWindows: this.#stores.windows.list(ACCOUNT_SCOPE, nowMs),
       credit: describeCredit(this.#stores, nowMs),
     }
@@ -218,7 +225,16 @@ export class AccountObject extends DurableObject<StorageBindings> {
   }
 
   #transact<T>(closure: () => T): T {
-    return this.ctx.storage.transactionSync(closure)
+    try {
+      return this.ctx.storage.transactionSync(() => {
+        const result = closure()
+        this.#stores.tables.writeMeters()
+        return result
+      })
+    } catch (error) {
+      forgetStores(this.#stores)
+      throw error
+    }
   }
 
   #insertAccount(limits: AccountLimits, nowMs: number): void {

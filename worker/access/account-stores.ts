@@ -6,10 +6,18 @@ import { IdempotencyTable } from './idempotency-table.ts'
 import { KeyDetailsTable } from './key-details-table.ts'
 import { MonthTable } from './month-table.ts'
 import { ResponseCacheTable } from './response-cache-table.ts'
+import { ReservationTable } from './reservation-table.ts'
+
+interface Store {
+  readonly create: () => void
+  /** Present where something is kept in memory. */
+  readonly forget?: () => void
+}
 
 /** The tables of an account object, by what they are about. */
 export interface AccountStores {
   readonly tables: AccountTables
+  readonly reservations: ReservationTable
   readonly idempotency: IdempotencyTable
   readonly windows: BudgetWindowTable
   readonly alerts: AlertTable
@@ -23,6 +31,7 @@ export interface AccountStores {
 export function openStores(sql: SqlStorage): AccountStores {
   return {
     tables: new AccountTables(sql),
+    reservations: new ReservationTable(sql),
     idempotency: new IdempotencyTable(sql),
     windows: new BudgetWindowTable(sql),
     alerts: new AlertTable(sql),
@@ -36,4 +45,10 @@ export function openStores(sql: SqlStorage): AccountStores {
 /** Makes the tables that are missing. */
 export function createStores(stores: AccountStores): void {
   for (const store of Object.values(stores)) store.create()
+}
+
+/** Drops what the tables keep in memory: it may hold what a transaction that was undone has written. */
+export function forgetStores(stores: AccountStores): void {
+  const all: readonly Store[] = Object.values(stores)
+  for (const store of all) store.forget?.()
 }

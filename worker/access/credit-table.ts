@@ -3,6 +3,9 @@ import type { Credit, CreditGrant } from './credit.ts'
 /** The credits of an account object, and whether it has to pay in advance. Every method is synchronous. */
 export class CreditTable {
   readonly #sql: SqlStorage
+  /** Null until they are first asked for, and after a transaction that was undone. */
+  #isPrepaid: boolean | null = null
+  #hasCredits: boolean | null = null
 
   constructor(sql: SqlStorage) {
     this.#sql = sql
@@ -21,13 +24,21 @@ export class CreditTable {
     `)
   }
 
+  /** Reads all anew: what is in memory may never have been committed. */
+  forget(): void {
+    this.#isPrepaid = null
+    this.#hasCredits = null
+  }
+
   setPrepaid(isPrepaid: boolean): void {
+    this.#isPrepaid = isPrepaid
     this.#sql.exec('DELETE FROM prepaid')
     if (isPrepaid) this.#sql.exec('INSERT INTO prepaid VALUES (1)')
   }
 
   isPrepaid(): boolean {
-    return this.#sql.exec('SELECT is_on FROM prepaid').toArray().length > 0
+    this.#isPrepaid ??= this.#sql.exec('SELECT is_on FROM prepaid').toArray().length > 0
+    return this.#isPrepaid
   }
 
   find(creditId: string): Credit | null {
@@ -35,6 +46,7 @@ export class CreditTable {
   }
 
   insert(grant: CreditGrant, nowMs: number): void {
+    this.#hasCredits = true
     this.#sql.exec(
       `INSERT INTO credits (credit_id, amount_micro_usd, left_micro_usd, expires_at_ms, reason,
          granted_at_ms) VALUES (?1, ?2, ?2, ?3, ?4, ?5)`,
@@ -53,6 +65,7 @@ export class CreditTable {
 
   /** What is left of the credits that have not expired. */
   sumLeft(nowMs: number): number {
+    if (!this.#hasAny()) return 0
     const query = `SELECT coalesce(sum(left_micro_usd), 0) AS leftMicroUsd FROM credits
       WHERE left_micro_usd > 0 AND (expires_at_ms IS NULL OR expires_at_ms > ?)`
     return this.#sql.exec<{ leftMicroUsd: number }>(query, nowMs).one().leftMicroUsd
@@ -63,7 +76,7 @@ export class CreditTable {
    * others; returns how much they have paid.
    */
   draw(feeMicroUsd: number, validAtMs: number): number {
-    if (feeMicroUsd === 0) return 0
+    if (feeMicroUsd === 0 || !this.#hasAny()) return 0
     let paidMicroUsd = 0
     const usable = this.#select(
       `WHERE left_micro_usd > 0 AND (expires_at_ms IS NULL OR expires_at_ms > ?)
@@ -81,6 +94,12 @@ export class CreditTable {
       paidMicroUsd += partMicroUsd
     }
     return paidMicroUsd
+  }
+
+  /** Most accounts never have a credit: they are not searched in every request. */
+  #hasAny(): boolean {
+    this.#hasCredits ??= this.#select('LIMIT 1').length > 0
+    return this.#hasCredits
   }
 
   #select(clause: string, ...values: SqlStorageValue[]): Credit[] {

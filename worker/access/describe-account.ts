@@ -11,8 +11,8 @@ export function describeAccount(
   account: AccountRow,
   { nowMs, lastAlarmError }: { readonly nowMs: number; readonly lastAlarmError: string | null },
 ): AccountDescription {
-  const { tables, windows, alerts } = stores
-  const held = tables.sumReservations(null)
+  const { tables, reservations, windows, alerts } = stores
+  const held = reservations.sum(null)
   const { accountId, createdAtMs, salt } = account
   const { requestsPerMinute, tokensPerMinute, maxConcurrentRequests, budgetMicroUsd } = account
   return {
@@ -39,17 +39,17 @@ export function describeAccount(
 }
 
 /** What the account has left of its credits. */
-export function describeCredit({ tables, credits }: AccountStores, nowMs: number): CreditBalance {
+export function describeCredit({ reservations, credits }: AccountStores, nowMs: number): CreditBalance {
   return {
     isPrepaid: credits.isPrepaid(),
     balanceMicroUsd: credits.sumLeft(nowMs),
-    reservedMicroUsd: tables.sumReservations(null).reservedMicroUsd,
+    reservedMicroUsd: reservations.sum(null).reservedMicroUsd,
   }
 }
 
 /** A key as its account sees it, as it stands now. */
 export function summariseKey(
-  { tables, windows, keyDetails }: AccountStores,
+  { reservations, windows, keyDetails }: AccountStores,
   key: KeyRow,
   nowMs: number,
 ): KeySummary {
@@ -57,7 +57,7 @@ export function summariseKey(
   return {
     ...{ keyId, name, start, createdAtMs, expiresAtMs, revokedAtMs, models },
     ...keyDetails.find(keyId),
-    budget: budgetOf(key, tables.sumReservations(keyId)),
+    budget: budgetOf(key, reservations.sum(keyId)),
     windows: windows.list(keyId, nowMs),
   }
 }

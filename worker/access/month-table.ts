@@ -7,6 +7,8 @@ import type { SettledMonth } from '../ledger/statement.ts'
  */
 export class MonthTable {
   readonly #sql: SqlStorage
+  /** When the last sealed month ended; null until it is asked for, and after a transaction that was undone. */
+  #sealedEndMs: number | null = null
 
   constructor(sql: SqlStorage) {
     this.#sql = sql
@@ -22,11 +24,16 @@ export class MonthTable {
     `)
   }
 
+  /** Reads all anew: what is in memory may never have been committed. */
+  forget(): void {
+    this.#sealedEndMs = null
+  }
+
   /** When what is settled now counts as settled: a clock that went back does not open a sealed month. */
   settlingTime(nowMs: number): number {
     const query = 'SELECT coalesce(max(end_ms), 0) AS endMs FROM sealed_months'
-    const { endMs } = this.#sql.exec<{ endMs: number }>(query).one()
-    return Math.max(nowMs, endMs)
+    this.#sealedEndMs ??= this.#sql.exec<{ endMs: number }>(query).one().endMs
+    return Math.max(nowMs, this.#sealedEndMs)
   }
 
   add(atMs: number, feeMicroUsd: number, creditedMicroUsd: number): void {
@@ -46,6 +53,7 @@ export class MonthTable {
     const endMs = endOfMonth(month)
     if (this.settlingTime(nowMs) < endMs) return false
     this.#sql.exec('INSERT INTO sealed_months VALUES (?) ON CONFLICT DO NOTHING', endMs)
+    this.#sealedEndMs = null
     return true
   }
 
