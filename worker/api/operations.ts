@@ -14,6 +14,9 @@ import { callerKeySchema, getKey } from './key.ts'
 import { getModel, listModels, modelListSchema, modelSchema } from './models.ts'
 import { jsonAnswer, type Operation } from './operation.ts'
 import { getReceipt } from './receipts.ts'
+import { responseRequestSchema } from './responses/request-schema.ts'
+import { deletedResponseSchema, responseSchema } from './responses/response-schema.ts'
+import { createResponse, deleteResponse, getResponse } from './responses.ts'
 import { getUsage, usagePageSchema, usageQuerySchema } from './usage.ts'
 
 const GENERATION = { method: 'POST', key: 'api', tag: 'Generation', isIdempotent: true } as const
@@ -34,6 +37,50 @@ export const OPERATIONS: readonly Operation[] = [
       content: { 'application/json': chatCompletionSchema, 'text/event-stream': EVENT_STREAM },
       hasRateHeaders: true,
     },
+  },
+  {
+    ...GENERATION,
+    path: '/v1/responses',
+    handler: createResponse,
+    id: 'createResponse',
+    summary: 'Create a response',
+    description:
+      'Translated onto chat completions, so that every model can serve it. What OpenAI offers beyond this is refused with `unsupported_parameter`, never ignored.',
+    body: responseRequestSchema,
+    answer: {
+      ...jsonAnswer(responseSchema, 'The response, whole or as its events.'),
+      content: {
+        'application/json': responseSchema,
+        'text/event-stream':
+          'Server-sent events as OpenAI has them, from `response.created` to `response.completed`, `response.incomplete` or `response.failed`.',
+      },
+      hasRateHeaders: true,
+    },
+    errors: ['not_found'],
+  },
+  {
+    method: 'GET',
+    path: '/v1/responses/:id',
+    handler: getResponse,
+    key: 'api',
+    id: 'getResponse',
+    tag: 'Generation',
+    summary: 'Read a kept response',
+    parameters: { id: 'Of the response, `resp_…`.' },
+    answer: jsonAnswer(responseSchema, 'As it was answered, for 30 days.'),
+    errors: ['insufficient_scope', 'not_found'],
+  },
+  {
+    method: 'DELETE',
+    path: '/v1/responses/:id',
+    handler: deleteResponse,
+    key: 'api',
+    id: 'deleteResponse',
+    tag: 'Generation',
+    summary: 'Forget a kept response',
+    parameters: { id: 'Of the response, `resp_…`.' },
+    answer: jsonAnswer(deletedResponseSchema, 'It and its conversation are gone.'),
+    errors: ['insufficient_scope', 'not_found'],
   },
   {
     ...GENERATION,

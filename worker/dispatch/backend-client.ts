@@ -23,6 +23,7 @@ export interface GenerationCall {
 const PATHS = {
   'chat.completions': '/v1/chat/completions',
   completions: '/v1/completions',
+  responses: '/v1/chat/completions',
   embeddings: '/v1/embeddings',
 } as const satisfies Record<Endpoint, string>
 

@@ -61,9 +61,16 @@ type Answer =
 async function fetchAndSettle(job: RelayJob, line: RelayLine): Promise<Answer> {
   const fetched = await fetchAnswer(job, line)
   const { ending, text, body } = fetched
-  const published = ending.how === 'whole' ? publishBody(job, body, text) : ''
+  let published = ending.how === 'whole' ? publishBody(job, body, text) : ''
+  const { wording } = job.request
   const settled = await settleRelay(job, ending, {
     ...gatherEvidence(job, fetched),
+    prepare: async (billed) => {
+      if (wording === undefined) return
+      wording.readBody(body)
+      await wording.prepare({ usage: billed, ...parseJsonObject(published) })
+      published = wording.body()
+    },
     composeAnswer: () =>
       createAnswerRecorder(HEADERS['content-type']).compose(encoder.encode(published)),
   })
