@@ -32,6 +32,8 @@ function answer({ res, sendJson }: Exchange): void {
   const fields: Record<string, object> = {
     '/v1/embeddings': { data: [{ index: 0, embedding: [1] }] },
     '/v1/completions': { choices: [{ ...choice, text: 'ok' }] },
+    '/tokenize': { count: 1, max_model_len: 9, tokens: [5] },
+    '/detokenize': { prompt: 'x' },
     '/v1/chat/completions': {
       choices: [{ ...choice, message: { role: 'assistant', content: 'ok' } }],
     },
@@ -87,6 +89,26 @@ test('the document is sound: unique ids, whole references, declared parameters',
   }
 })
 
+test('the reference stands in the page itself, and lets in one script by its hash', async () => {
+  const read = async () => {
+    const response = await fetch(`${gateway.url}/reference`)
+    return { policy: response.headers.get('content-security-policy')!, page: await response.text() }
+  }
+  const { policy, page } = await read()
+  for (const { operationId, path, operation } of listOperations()) {
+    expect(page).toContain(`<article id="${operationId}">`)
+    expect(page).toContain(path)
+    expect(page).toContain(operation.summary)
+  }
+  expect(page).toContain('messages[].role')
+  const [, source, hash] = /<script defer src="([^"]+)" integrity="(sha384-[^"]+)"/.exec(page)!
+  expect(hash).toHaveLength(71)
+  expect(policy).toContain("default-src 'none'")
+  const nonce = /nonce="([^"]+)"/.exec(page)![1]!
+  expect(policy).toContain(`script-src 'nonce-${nonce}' ${source};`)
+  expect((await read()).page).not.toContain(nonce)
+})
+
 /** Checks an answer against what the document says of its status. */
 async function expectDocumented(operationId: string, response: Response): Promise<typeof openapi> {
   const { operation } = listOperations().find((each) => each.operationId === operationId)!
@@ -123,6 +145,7 @@ test('every operation answers as the document says', async () => {
   }
   const messages = [{ role: 'user', content: 'x' }]
   await ask('getOpenApiDocument', '/openapi.json')
+  await ask('getReference', '/reference')
   await ask('getHealth', '/health')
   await ask('createChatCompletion', '/v1/chat/completions', { json: { model: 'base', messages } })
   await ask('createCompletion', '/v1/completions', { json: { model: 'base', prompt: 'x' } })
@@ -132,6 +155,8 @@ test('every operation answers as the document says', async () => {
   })
   await ask('getResponse', `/v1/responses/${responseId}`)
   await ask('deleteResponse', `/v1/responses/${responseId}`, { method: 'DELETE' })
+  await ask('createTokenization', '/v1/tokenize', { json: { model: 'base', prompt: 'x' } })
+  await ask('createDetokenization', '/v1/detokenize', { json: { model: 'base', tokens: [5] } })
   await ask('listModels', '/v1/models')
   await ask('getModel', '/v1/models/base')
   await ask('listUsage', '/v1/usage')

@@ -3,6 +3,7 @@ import type { AppContext } from './app-context.ts'
 import { composeOpenApiDocument, type Json } from './openapi-document.ts'
 import { jsonAnswer, type Operation } from './operation.ts'
 import { OPERATIONS } from './operations.ts'
+import { getReference } from './reference.ts'
 
 const CACHE_CONTROL = 'public, max-age=300'
 
@@ -31,5 +32,19 @@ export const ALL_OPERATIONS: readonly Operation[] = [
     tag: 'Operation',
     summary: 'Read this document',
     answer: jsonAnswer(z.looseObject({ openapi: z.string() }), 'OpenAPI 3.1.'),
+  },
+  {
+    method: 'GET',
+    path: '/reference',
+    handler: (c) => getReference(c, readOpenApiDocument()),
+    key: null,
+    id: 'getReference',
+    tag: 'Operation',
+    summary: 'Read the reference',
+    answer: {
+      status: 200,
+      description: 'This document for people, whole without script or network.',
+      content: { 'text/html': 'The page.' },
+    },
   },
 ]

@@ -17,6 +17,14 @@ import { getReceipt } from './receipts.ts'
 import { responseRequestSchema } from './responses/request-schema.ts'
 import { deletedResponseSchema, responseSchema } from './responses/response-schema.ts'
 import { createResponse, deleteResponse, getResponse } from './responses.ts'
+import {
+  createDetokenization,
+  createTokenization,
+  detokenizationSchema,
+  detokenizeRequestSchema,
+  tokenizationSchema,
+  tokenizeRequestSchema,
+} from './tokenize.ts'
 import { getUsage, usagePageSchema, usageQuerySchema } from './usage.ts'
 
 const GENERATION = { method: 'POST', key: 'api', tag: 'Generation', isIdempotent: true } as const
@@ -103,6 +111,28 @@ export const OPERATIONS: readonly Operation[] = [
     summary: 'Turn texts into vectors',
     body: embeddingRequestSchema,
     answer: jsonAnswer(embeddingListSchema, 'A vector for each input.', { hasRateHeaders: true }),
+  },
+  {
+    ...GENERATION,
+    path: '/v1/tokenize',
+    handler: createTokenization,
+    id: 'createTokenization',
+    summary: 'Say which tokens a prompt has',
+    description: 'Of a text or of a conversation. Free of charge; counts as a request.',
+    body: tokenizeRequestSchema,
+    answer: jsonAnswer(tokenizationSchema, 'The tokens, as vLLM tells them.', {
+      hasRateHeaders: true,
+    }),
+  },
+  {
+    ...GENERATION,
+    path: '/v1/detokenize',
+    handler: createDetokenization,
+    id: 'createDetokenization',
+    summary: 'Say which text tokens have',
+    description: 'Free of charge; counts as a request.',
+    body: detokenizeRequestSchema,
+    answer: jsonAnswer(detokenizationSchema, 'The text.', { hasRateHeaders: true }),
   },
   {
     method: 'GET',

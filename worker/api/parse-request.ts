@@ -15,9 +15,12 @@ export function parseRequest<T extends z.ZodType>(schema: T, value: unknown): z.
   })
 }
 
-/** Of a value that fits no member of a union, what the member says that got furthest into it. */
+/** zod's, for a union that was given no sentence of its own. */
+const UNION_MESSAGE = 'Invalid input'
+
+/** Of a value that fits no member of such a union, what the member says that got furthest into it. */
 function narrowIssue(issue: z.core.$ZodIssue): z.core.$ZodIssue {
-  if (issue.code !== 'invalid_union') return issue
+  if (issue.code !== 'invalid_union' || issue.message !== UNION_MESSAGE) return issue
   const [deepest] = issue.errors
     .flatMap(([first]) => (first === undefined ? [] : [narrowIssue(first)]))
     .toSorted((a, b) => b.path.length - a.path.length)

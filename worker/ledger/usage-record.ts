@@ -13,7 +13,14 @@ export type UsageOutcome =
   | 'swept'
 
 /** The operation that a request was for. */
-export type Endpoint = 'chat.completions' | 'completions' | 'responses' | 'embeddings'
+export type Endpoint =
+  | 'chat.completions'
+  | 'completions'
+  | 'responses'
+  | 'embeddings'
+  /** Free of charge. */
+  | 'tokenize'
+  | 'detokenize'
 
 /** One settled request: a row of D1's `usage`, and what a usage leaf is made from. */
 export interface UsageRecord {
