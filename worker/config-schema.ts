@@ -85,6 +85,13 @@ export const configSchema = z.object({
     .max(50_000_000)
     .default(4_194_304)
     .describe('Largest request body, bytes.'),
+  BODY_TIMEOUT_MS: z.coerce
+    .number()
+    .int()
+    .min(100)
+    .max(600_000)
+    .default(120_000)
+    .describe('How long a request body may take to arrive, milliseconds.'),
   PAYEES: jsonOf(
     z.strictObject({ platform: addressSchema, backend: addressSchema, modelOwner: addressSchema }),
   ).describe(

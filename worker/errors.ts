@@ -11,6 +11,7 @@ export type ErrorCode =
   | 'model_not_found'
   | 'not_found'
   | 'method_not_allowed'
+  | 'request_timeout'
   | 'idempotency_conflict'
   | 'idempotency_in_flight'
   | 'request_too_large'
@@ -21,10 +22,26 @@ export type ErrorCode =
   | 'internal_error'
   | 'upstream_error'
   | 'no_backend'
+  | 'ledger_unavailable'
   | 'deadline_exceeded'
 
 interface ErrorRow {
-  readonly status: 400 | 401 | 402 | 403 | 404 | 405 | 409 | 413 | 415 | 429 | 500 | 502 | 503 | 504
+  readonly status:
+    | 400
+    | 401
+    | 402
+    | 403
+    | 404
+    | 405
+    | 408
+    | 409
+    | 413
+    | 415
+    | 429
+    | 500
+    | 502
+    | 503
+    | 504
   /** OpenAI's `error.type`. */
   readonly type: string
   /** What the caller reads when the thrower gives no sentence of its own. */
@@ -79,6 +96,11 @@ export const ERRORS = {
     type: 'invalid_request_error',
     message: 'This endpoint does not answer this method.',
   },
+  request_timeout: {
+    status: 408,
+    type: 'invalid_request_error',
+    message: 'The body took too long to arrive.',
+  },
   idempotency_conflict: {
     status: 409,
     type: 'invalid_request_error',
@@ -128,6 +150,11 @@ export const ERRORS = {
     status: 503,
     type: 'server_error',
     message: 'No model backend is available right now.',
+  },
+  ledger_unavailable: {
+    status: 503,
+    type: 'server_error',
+    message: 'The usage ledger cannot be read right now. Requests are served and recorded.',
   },
   deadline_exceeded: {
     status: 504,

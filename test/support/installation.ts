@@ -30,10 +30,13 @@ export interface Installation {
   readonly remove: () => Promise<void>
 }
 
-export async function createInstallation(): Promise<Installation> {
+/** `contextLength`: of the tiny model, in tokens. */
+export async function createInstallation(
+  config: { readonly contextLength?: number } = {},
+): Promise<Installation> {
   const folder = await mkdtemp(join(tmpdir(), 'tallygate-e2e-'))
   const modelPath = join(folder, 'tiny.gguf')
-  writeTinyGguf(modelPath, { seed: 7 })
+  writeTinyGguf(modelPath, { seed: 7, config })
   for (const [index, id] of ADAPTER_IDS.entries()) {
     const dir = join(folder, 'adapters', id)
     await mkdir(dir, { recursive: true })

@@ -25,6 +25,7 @@ export async function fetchRequestReport(
   try {
     const response = await fetch(`${baseUrl}/tallygate/requests/${requestId}`, {
       headers: backend.token === undefined ? {} : { authorization: `Bearer ${backend.token}` },
+      redirect: 'manual',
       signal: deadline.signal,
     })
     if (!response.ok) {

@@ -139,7 +139,7 @@ export async function listAlerts(c: AppContext): Promise<Response> {
 }
 
 async function readBody(c: AppContext) {
-  return (await readJsonBody(c.req.raw, c.var.services.config.MAX_BODY_BYTES)).value
+  return (await readJsonBody(c.req.raw, c.var.services.config)).value
 }
 
 /** Whether the gateway may call the webhook that is named, if one is. */

@@ -61,7 +61,7 @@ export const revokedKeySchema = z
 
 /** `POST /admin/v1/accounts/{id}/keys`: a new API key, which is shown this once. */
 export async function createKey(c: AppContext): Promise<Response> {
-  const body = await readJsonBody(c.req.raw, c.var.services.config.MAX_BODY_BYTES)
+  const body = await readJsonBody(c.req.raw, c.var.services.config)
   const keySettings = parseRequest(keyBodySchema, body.value)
   const { accountId } = await requireAccount(c)
   const created = await c.var.services.account(accountId).createKey(keySettings)
@@ -83,7 +83,7 @@ export const rotateBodySchema = z.strictObject({
 
 /** `POST /admin/v1/accounts/{id}/keys/{key id}/rotate`: a new secret for the same key, shown this once. */
 export async function rotateKey(c: AppContext): Promise<Response> {
-  const body = await readJsonBody(c.req.raw, c.var.services.config.MAX_BODY_BYTES)
+  const body = await readJsonBody(c.req.raw, c.var.services.config)
   const { grace_ms: graceMs } = parseRequest(rotateBodySchema, body.value)
   const { accountId } = await requireAccount(c)
   const keyId = c.req.param('keyId') ?? ''

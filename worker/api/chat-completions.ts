@@ -46,7 +46,7 @@ export const chatCompletionSchema = z
 
 /** `POST /v1/chat/completions`. */
 export async function createChatCompletion(c: AppContext): Promise<Response> {
-  const body = await readJsonBody(c.req.raw, c.var.services.config.MAX_BODY_BYTES)
+  const body = await readJsonBody(c.req.raw, c.var.services.config)
   return serveGeneration(c, parseChatRequest(body))
 }
 

@@ -47,7 +47,7 @@ export const completionSchema = z
 
 /** `POST /v1/completions`. */
 export async function createCompletion(c: AppContext): Promise<Response> {
-  const body = await readJsonBody(c.req.raw, c.var.services.config.MAX_BODY_BYTES)
+  const body = await readJsonBody(c.req.raw, c.var.services.config)
   return serveGeneration(c, parseCompletionRequest(body))
 }
 

@@ -40,7 +40,7 @@ export const embeddingListSchema = z
 
 /** `POST /v1/embeddings`: billed by the tokens of the inputs. */
 export async function createEmbeddings(c: AppContext): Promise<Response> {
-  const body = await readJsonBody(c.req.raw, c.var.services.config.MAX_BODY_BYTES)
+  const body = await readJsonBody(c.req.raw, c.var.services.config)
   return serveGeneration(c, parseEmbeddingRequest(body))
 }
 

@@ -1,5 +1,6 @@
 import { isJsonObject, type JsonObject } from '../dispatch/answer-parts.ts'
 import { joinBytes } from '../dispatch/join-bytes.ts'
+import type { Config } from '../env.ts'
 import { ApiError } from '../errors.ts'
 
 export interface JsonBody {
@@ -7,6 +8,8 @@ export interface JsonBody {
   /** As they came. */
   readonly bytes: Uint8Array
 }
+
+type BodyLimits = Pick<Config, 'MAX_BODY_BYTES' | 'BODY_TIMEOUT_MS'>
 
 /** Deeper bodies serve no request and overflow the stack of whoever writes them out again. */
 const MAX_DEPTH = 64
@@ -18,12 +21,12 @@ const MAX_DEPTH = 64
 const READ_ON_FACTOR = 4
 
 /** The request's JSON object. Throws an ApiError for any other body; keeps no more than the limit. */
-export async function readJsonBody(request: Request, maxSizeBytes: number): Promise<JsonBody> {
+export async function readJsonBody(request: Request, limits: BodyLimits): Promise<JsonBody> {
   const contentType = request.headers.get('content-type') ?? ''
   if (!/^application\/(json|[\w.-]+\+json)\s*(;|$)/i.test(contentType)) {
     throw new ApiError('unsupported_media_type')
   }
-  const bytes = await readBytes(request, maxSizeBytes)
+  const bytes = await readBytes(request, limits)
   const value = parseJson(bytes)
   if (!isJsonObject(value)) {
     throw new ApiError('invalid_request', { message: 'The body must be a JSON object.' })
@@ -36,7 +39,8 @@ export async function readJsonBody(request: Request, maxSizeBytes: number): Prom
   return { value, bytes }
 }
 
-async function readBytes(request: Request, maxSizeBytes: number): Promise<Uint8Array> {
+async function readBytes(request: Request, limits: BodyLimits): Promise<Uint8Array> {
+  const maxSizeBytes = limits.MAX_BODY_BYTES
   const tooLarge = () =>
     new ApiError('request_too_large', {
       message: `The body is larger than ${maxSizeBytes} bytes.`,
@@ -45,13 +49,33 @@ async function readBytes(request: Request, maxSizeBytes: number): Promise<Uint8A
   if (Number(request.headers.get('content-length') ?? 0) > mostReadBytes) throw tooLarge()
   const chunks: Uint8Array[] = []
   let sizeBytes = 0
-  for await (const chunk of request.body ?? []) {
+  for await (const chunk of readInTime(request, limits.BODY_TIMEOUT_MS)) {
     sizeBytes += chunk.length
     if (sizeBytes > mostReadBytes) break
     if (sizeBytes <= maxSizeBytes) chunks.push(chunk)
   }
   if (sizeBytes > maxSizeBytes) throw tooLarge()
   return joinBytes(chunks)
+}
+
+/** The body's chunks. Throws an ApiError when they end too early, or too late. */
+async function* readInTime(request: Request, timeoutMs: number): AsyncGenerator<Uint8Array> {
+  if (request.body === null) return
+  const reader = request.body.getReader()
+  let isLate = false
+  const timer = setTimeout(() => {
+    isLate = true
+    reader.cancel().catch(() => {}) // what was being read fails with it
+  }, timeoutMs)
+  try {
+    for (let read = await reader.read(); !read.done; read = await reader.read()) yield read.value
+  } catch (cause) {
+    if (isLate) throw new ApiError('request_timeout', { cause })
+    throw new ApiError('invalid_request', { message: 'The body broke off.', cause })
+  } finally {
+    clearTimeout(timer)
+  }
+  if (isLate) throw new ApiError('request_timeout')
 }
 
 /** What the parsers throw is dropped: their messages quote the input, which no log may hold. */

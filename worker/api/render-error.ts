@@ -9,8 +9,7 @@ const log = createLog()
  * caller gets the generic envelope and the log the detail.
  */
 export function renderError(c: AppContext, thrown: unknown): Response {
-  const error =
-    thrown instanceof ApiError ? thrown : new ApiError('internal_error', { cause: thrown })
+  const error = thrown instanceof ApiError ? thrown : classify(thrown)
   const { status } = ERRORS[error.code]
   const isLogged = c.var.isRelayed && thrown instanceof ApiError // by the relay
   if (status >= 500 && error.cause !== undefined && !isLogged) {
@@ -29,4 +28,18 @@ export function renderError(c: AppContext, thrown: unknown): Response {
   if (error.code === 'budget_exceeded' || error.code === 'idempotency_conflict')
     headers.set('x-should-retry', 'false')
   return c.json(composeErrorBody(error), status)
+}
+
+const LEDGER_RETRY_MS = 5_000
+
+function classify(cause: unknown): ApiError {
+  return isLedgerFailure(cause)
+    ? new ApiError('ledger_unavailable', { cause, retryAfterMs: LEDGER_RETRY_MS })
+    : new ApiError('internal_error', { cause })
+}
+
+/** Whether D1 failed: it says so in the message of its error, which drizzle hands on as a cause. */
+function isLedgerFailure(error: unknown): boolean {
+  if (!(error instanceof Error)) return false
+  return error.message.startsWith('D1_ERROR') || isLedgerFailure(error.cause)
 }

@@ -68,7 +68,11 @@ export class UsageAnchorClient {
   readonly #contract: { readonly address: Address; readonly abi: typeof usageAnchorAbi }
 
   constructor({ rpcUrl, contract, privateKey }: AnchorClientOptions) {
-    const transport = http(rpcUrl, { retryCount: 0, timeout: RPC_TIMEOUT_MS })
+    const transport = http(rpcUrl, {
+      retryCount: 0,
+      timeout: RPC_TIMEOUT_MS,
+      fetchOptions: { redirect: 'manual' },
+    })
     this.#client = createPublicClient({ transport, cacheTime: 0 })
     this.#account = privateKeyToAccount(privateKey)
     this.#contract = { address: contract, abi: usageAnchorAbi }

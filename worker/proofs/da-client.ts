@@ -39,6 +39,7 @@ export function createDaClient(options: DaClientOptions): DaClient {
   const call = (path: string, init: RequestInit) =>
     fetch(`${options.url.replace(/\/+$/, '')}${path}?commitment_mode=standard`, {
       ...init,
+      redirect: 'manual',
       signal: AbortSignal.timeout(options.timeoutMs),
     })
   return {
