@@ -26,7 +26,7 @@ import { serveGeneration } from './serve-generation.ts'
 
 /** `POST /v1/responses`: translated onto chat completions, so that any backend can serve it. */
 export async function createResponse(c: AppContext): Promise<Response> {
-  const { value, bytes } = await readJsonBody(c.req.raw, c.var.services.config.MAX_BODY_BYTES)
+  const { value, bytes } = await readJsonBody(c.req.raw, c.var.services.config)
   refuseUnsupported(value)
   const request = parseRequest(responseRequestSchema, value)
   // Who wants nothing kept and nothing that was is not looked up here: admission does that.

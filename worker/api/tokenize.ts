@@ -53,7 +53,7 @@ async function serveFree(
   endpoint: Extract<GenerationRequest['endpoint'], 'tokenize' | 'detokenize'>,
   schema: z.ZodType<{ readonly model: string }>,
 ): Promise<Response> {
-  const { value, bytes } = await readJsonBody(c.req.raw, c.var.services.config.MAX_BODY_BYTES)
+  const { value, bytes } = await readJsonBody(c.req.raw, c.var.services.config)
   return serveGeneration(c, {
     endpoint,
     model: parseRequest(schema, value).model,

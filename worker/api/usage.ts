@@ -22,7 +22,7 @@ const countShape = {
   fee_micro_usd: z.int(),
 }
 
-export const usageRecordSchema = z
+const usageRecordSchema = z
   .strictObject({
     request_id: z.string(),
     key_id: z.string(),
