@@ -63,6 +63,7 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
           r2Buckets: { ARCHIVE: 'tallygate-archive' },
           durableObjects: {
             ACCOUNT: { className: 'AccountObject', useSQLite: true },
+            RESPONSE: { className: 'ResponseObject', useSQLite: true },
             ANCHOR: { className: 'AnchorObject', useSQLite: true },
           },
           unsafeDirectSockets: [{ host: '127.0.0.1', port }],

@@ -146,6 +146,12 @@ export const configSchema = z.object({
     .describe(
       '`true` lets alert webhooks call this machine, by http too; for tests. Default false.',
     ),
+  REFERENCE_SCRIPT_URL: z
+    .union([z.url({ protocol: /^https?$/ }), z.literal('none').transform(() => null)])
+    .default('https://cdn.jsdelivr.net/npm/@scalar/api-reference@1.72.1/dist/browser/standalone.js')
+    .describe(
+      'Where `/reference` loads Scalar from: the file `dist/browser/standalone.js` of @scalar/api-reference 1.72.1, whose hash is checked. `none`: the page stands without it.',
+    ),
   CORS_ORIGINS: z
     .string()
     .default('*')

@@ -35,6 +35,7 @@ type LogEvent =
   | 'account_call_failed'
   | 'settle_failed'
   | 'left_to_sweep'
+  | 'response_not_kept'
   | 'scheduled_failed'
   | 'prices_failed'
 

@@ -1,4 +1,5 @@
 import type { AccountObject } from './access/account-object.ts'
+import type { ResponseObject } from './access/response-object.ts'
 import type { Env } from './bindings.ts'
 import { createFleet, type Fleet } from './dispatch/fleet.ts'
 import { createModelCatalogue, type ModelCatalogue } from './dispatch/model-catalogue.ts'
@@ -18,6 +19,8 @@ export interface Services {
   readonly database: D1Database
   /** A new stub for each call: a stub must not outlive its request. */
   readonly account: (accountId: string) => DurableObjectStub<AccountObject>
+  /** Of a kept response, by account, key and response id. */
+  readonly response: (name: string) => DurableObjectStub<ResponseObject>
   readonly anchor: () => DurableObjectStub<AnchorObject>
 }
 
@@ -43,6 +46,7 @@ export function createServices(env: Env): Services {
     }),
     database: env.DB,
     account: (accountId) => env.ACCOUNT.getByName(accountId),
+    response: (name) => env.RESPONSE.getByName(name),
     anchor: () => env.ANCHOR.getByName(ANCHOR_NAME),
   }
   created = { env, services }

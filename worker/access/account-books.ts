@@ -29,6 +29,7 @@ import { composeEmptySettlement, priceSettlement } from './settlement.ts'
 
 /** A request that is answered from the cache. */
 const NO_COST = { worstCaseMicroUsd: 0, worstCaseTokenCount: 0 }
+
 import type { ReservationTable } from './reservation-table.ts'
 
 export interface AccountBooksOptions extends AccountStores {

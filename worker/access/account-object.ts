@@ -25,9 +25,9 @@ import type { AccountRow } from './account-tables.ts'
 import type { StoredAlert } from './alert.ts'
 import { createApiKey } from './api-key.ts'
 import { ACCOUNT_SCOPE } from './budget-window-table.ts'
+import { CommitGroup } from './commit-group.ts'
 import type { Credit, CreditGrant, GrantResult } from './credit.ts'
 import { describeAccount, describeCredit, summariseKey } from './describe-account.ts'
-import { CommitGroup } from './commit-group.ts'
 import { budgetOf, changeLimits, createMeter, snapshotLimits } from './meter.ts'
 
 const LISTED_ALERT_COUNT = 100

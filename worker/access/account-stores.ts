@@ -5,8 +5,8 @@ import { CreditTable } from './credit-table.ts'
 import { IdempotencyTable } from './idempotency-table.ts'
 import { KeyDetailsTable } from './key-details-table.ts'
 import { MonthTable } from './month-table.ts'
-import { ResponseCacheTable } from './response-cache-table.ts'
 import { ReservationTable } from './reservation-table.ts'
+import { ResponseCacheTable } from './response-cache-table.ts'
 
 interface Store {
   readonly create: () => void

@@ -39,7 +39,10 @@ export function describeAccount(
 }
 
 /** What the account has left of its credits. */
-export function describeCredit({ reservations, credits }: AccountStores, nowMs: number): CreditBalance {
+export function describeCredit(
+  { reservations, credits }: AccountStores,
+  nowMs: number,
+): CreditBalance {
   return {
     isPrepaid: credits.isPrepaid(),
     balanceMicroUsd: credits.sumLeft(nowMs),

@@ -95,7 +95,10 @@ export class ReservationTable {
   }
 
   /** False when there is no such reservation (any more). */
-  reroute(requestId: string, { backendId, price }: Pick<Reservation, 'backendId' | 'price'>): boolean {
+  reroute(
+    requestId: string,
+    { backendId, price }: Pick<Reservation, 'backendId' | 'price'>,
+  ): boolean {
     const reservation = this.find(requestId)
     if (reservation === null) return false
     this.#sql.exec(

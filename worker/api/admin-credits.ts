@@ -9,14 +9,30 @@ import { readJsonBody } from './read-json-body.ts'
 const grant = creditGrantSchema.shape
 
 /** A credit as the API spells it. */
-const creditBodySchema = z.strictObject({
-  /** The operator's own: asked for again, the credit is not granted twice. */
-  id: grant.creditId,
+export const creditBodySchema = z.strictObject({
+  id: grant.creditId.describe(
+    "The operator's own: asked for again, the credit is not granted twice.",
+  ),
   amount_micro_usd: grant.amountMicroUsd,
-  /** Null: it does not expire. */
-  expires_at_ms: grant.expiresAtMs,
+  expires_at_ms: grant.expiresAtMs.describe('Null: it does not expire.'),
   reason: grant.reason,
 })
+
+export const creditSchema = z
+  .strictObject({
+    id: z.string(),
+    object: z.literal('credit'),
+    amount_micro_usd: z.int(),
+    left_micro_usd: z.int(),
+    expires_at_ms: z.int().nullable(),
+    reason: z.string(),
+    granted_at_ms: z.int(),
+  })
+  .meta({ id: 'Credit' })
+
+export const creditListSchema = z
+  .strictObject({ object: z.literal('list'), data: z.array(creditSchema) })
+  .meta({ id: 'CreditList' })
 
 /** `POST /admin/v1/accounts/{id}/credits`: grants a credit once; 201 the first time, then 200. */
 export async function grantCredit(c: AppContext): Promise<Response> {
@@ -51,10 +67,14 @@ export async function grantCredit(c: AppContext): Promise<Response> {
 export async function listCredits(c: AppContext): Promise<Response> {
   const { accountId } = await requireAccount(c)
   const credits = await c.var.services.account(accountId).listCredits()
-  return c.json({ object: 'list', data: credits.map(composeCreditBody) })
+  const body: z.input<typeof creditListSchema> = {
+    object: 'list',
+    data: credits.map(composeCreditBody),
+  }
+  return c.json(body)
 }
 
-function composeCreditBody(credit: Credit) {
+function composeCreditBody(credit: Credit): z.input<typeof creditSchema> {
   return {
     id: credit.creditId,
     object: 'credit',

@@ -10,17 +10,46 @@ import { readJsonBody } from './read-json-body.ts'
 const rates = priceSchema.shape
 
 /** A price as the API spells it; amounts are micro-USD for a million tokens. */
-const priceBodySchema = z.strictObject({
-  /** The model or adapter as callers name it; null: all without a price of their own. */
-  model: z.string().min(1).max(200).nullable().default(null),
-  /** As the configuration names it; null: all. */
-  backend_id: z.string().nullable().default(null),
+export const priceBodySchema = z.strictObject({
+  model: z
+    .string()
+    .min(1)
+    .max(200)
+    .nullable()
+    .default(null)
+    .describe('The model or adapter as callers name it; null: all without a price of their own.'),
+  backend_id: z
+    .string()
+    .nullable()
+    .default(null)
+    .describe('As the configuration names it; null: all.'),
   prompt_micro_usd_per_million: rates.promptMicroUsdPerMillion,
   cached_micro_usd_per_million: rates.cachedMicroUsdPerMillion,
   completion_micro_usd_per_million: rates.completionMicroUsdPerMillion,
-  /** From when it is in force, at least an hour ahead; absent: as soon as it can be. */
-  effective_at_ms: z.int().max(Number.MAX_SAFE_INTEGER).optional(),
+  effective_at_ms: z
+    .int()
+    .max(Number.MAX_SAFE_INTEGER)
+    .optional()
+    .describe('From when it is in force, at least an hour ahead; absent: as soon as it can be.'),
 })
+
+export const priceVersionSchema = z
+  .strictObject({
+    version: z.int(),
+    object: z.literal('price'),
+    model: z.string().nullable(),
+    backend_id: z.string().nullable(),
+    prompt_micro_usd_per_million: z.int(),
+    cached_micro_usd_per_million: z.int(),
+    completion_micro_usd_per_million: z.int(),
+    effective_at_ms: z.int(),
+    created_at_ms: z.int(),
+  })
+  .meta({ id: 'Price', description: 'One version; none is ever changed.' })
+
+export const priceListSchema = z
+  .strictObject({ object: z.literal('list'), data: z.array(priceVersionSchema) })
+  .meta({ id: 'PriceList' })
 
 /** `POST /admin/v1/prices`: publishes a version. None is ever changed; a later one replaces it. */
 export async function createPrice(c: AppContext): Promise<Response> {
@@ -45,7 +74,7 @@ export async function createPrice(c: AppContext): Promise<Response> {
   return c.json(composePriceBody(price), 201)
 }
 
-const pricesQuerySchema = z.object({
+export const pricesQuerySchema = z.object({
   limit: z.coerce.number().int().min(1).max(1_000).default(100),
   before_version: z.coerce.number().int().min(1).optional(),
 })
@@ -55,14 +84,18 @@ export async function getPrices(c: AppContext): Promise<Response> {
   const query = parseRequest(pricesQuerySchema, c.req.query())
   const { limit, before_version: beforeVersion } = query
   const prices = await listPrices(c.var.services.database, { limit, beforeVersion })
-  return c.json({ object: 'list', data: prices.map(composePriceBody) })
+  const body: z.input<typeof priceListSchema> = {
+    object: 'list',
+    data: prices.map(composePriceBody),
+  }
+  return c.json(body)
 }
 
 function refuse(param: string, fault: string): ApiError {
   return new ApiError('invalid_request', { message: `${param}: ${fault}`, param })
 }
 
-function composePriceBody(price: PriceVersion) {
+function composePriceBody(price: PriceVersion): z.input<typeof priceVersionSchema> {
   return {
     version: price.version,
     object: 'price',

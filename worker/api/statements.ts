@@ -1,3 +1,4 @@
+import { z } from 'zod'
 import { type Digest, ZERO_DIGEST } from '../../protocol/digest.ts'
 import { ApiError } from '../errors.ts'
 import { monthSchema } from '../ledger/month.ts'
@@ -6,8 +7,58 @@ import { listClosedMonths, readStatement, type Statement } from '../ledger/state
 import { requireAccount } from './account-parameter.ts'
 import type { AppContext } from './app-context.ts'
 import { describeCaller } from './describe-caller.ts'
+import { jsonAnswer } from './operation.ts'
 import { parseRequest } from './parse-request.ts'
 import { acceptsCsv, respondCsv } from './respond-csv.ts'
+
+const totalsShape = {
+  request_count: z.int(),
+  prompt_tokens: z.int(),
+  cached_tokens: z.int(),
+  completion_tokens: z.int(),
+  fee_micro_usd: z.int(),
+}
+
+const summaryShape = {
+  object: z.literal('statement'),
+  month: z.string().describe('`yyyy-mm`, UTC, by when requests were settled.'),
+  state: z.enum(['open', 'closed']).describe('A closed one never changes.'),
+  request_count: z.int(),
+  fee_micro_usd: z.int(),
+  credited_micro_usd: z.int().describe('Of the fees, what credits have paid.'),
+  digest: z.string().nullable().describe('SHA-256 of the CSV; null while it is open.'),
+  closed_at_ms: z.int().nullable(),
+}
+
+export const statementListSchema = z
+  .strictObject({ object: z.literal('list'), data: z.array(z.strictObject(summaryShape)) })
+  .meta({ id: 'StatementList' })
+
+export const statementSchema = z
+  .strictObject({
+    ...summaryShape,
+    account_id: z.string(),
+    ...totalsShape,
+    missing_request_count: z.int().describe('Settled, and not in the ledger yet.'),
+    lines: z.array(
+      z.strictObject({
+        key_id: z.string(),
+        model: z.string(),
+        adapter_digest: z.string().nullable(),
+        price_version: z.int(),
+        ...totalsShape,
+      }),
+    ),
+  })
+  .meta({ id: 'Statement', description: 'What a UTC month adds up to.' })
+
+export const STATEMENT_ANSWER = {
+  ...jsonAnswer(statementSchema, 'Its lines by key, model, adapter and price version.'),
+  content: {
+    'application/json': statementSchema,
+    'text/csv': 'The lines for `accept: text/csv`, the state in `x-statement-state`.',
+  },
+}
 
 /** Months that one list looks at to close them; the others it shows as they are. */
 const MAX_CLOSED_AT_ONCE = 12
@@ -36,7 +87,7 @@ async function list(c: AppContext, accountId: string): Promise<Response> {
   const { services } = c.var
   const settledMonths = await services.account(accountId).listMonths()
   const closedMonths = await listClosedMonths(services.database, accountId)
-  const data: unknown[] = []
+  const data: z.input<typeof statementListSchema>['data'] = []
   let closingCount = 0
   for (const settled of settledMonths) {
     let closed = closedMonths.find(({ month }) => month === settled.month) ?? null
@@ -58,7 +109,7 @@ async function show(c: AppContext, accountId: string): Promise<Response> {
     return respondCsv(c, composeStatementCsv(found))
   }
   const totals = sumLines(lines)
-  return c.json({
+  const body: z.input<typeof statementSchema> = {
     ...composeSummary(settled, closed),
     account_id: accountId,
     ...composeTotals(totals),
@@ -70,7 +121,8 @@ async function show(c: AppContext, accountId: string): Promise<Response> {
       price_version: line.priceVersion,
       ...composeTotals(line),
     })),
-  })
+  }
+  return c.json(body)
 }
 
 /** Null where there is none: before the account was created, or after now. */
@@ -100,7 +152,7 @@ function composeTotals(totals: ReturnType<typeof sumLines>) {
 function composeSummary(
   settled: SettledMonth,
   closed: { readonly digest: Digest; readonly closedAtMs: number } | null,
-) {
+): z.input<typeof statementListSchema>['data'][number] {
   return {
     object: 'statement',
     month: settled.month,

@@ -8,15 +8,54 @@ import { acceptsCsv, respondCsv } from './respond-csv.ts'
 
 const instantSchema = z.coerce.number().int().min(0).max(Number.MAX_SAFE_INTEGER)
 
-const usageQuerySchema = z.object({
-  /** Inclusive, milliseconds since 1970. */
-  from_ms: instantSchema.default(0),
-  /** Exclusive; the default is the end of time, so that what is settled now is in. */
-  to_ms: instantSchema.default(Number.MAX_SAFE_INTEGER),
+export const usageQuerySchema = z.object({
+  from_ms: instantSchema.default(0).describe('Inclusive, milliseconds since 1970.'),
+  // The default is the end of time, so that what is settled now is in.
+  to_ms: instantSchema.default(Number.MAX_SAFE_INTEGER).describe('Exclusive.'),
   group_by: z.enum(['key', 'model', 'day']).optional(),
   cursor: usageCursorSchema.optional(),
   limit: z.coerce.number().int().min(1).max(1_000).default(100),
 })
+
+const countShape = {
+  prompt_tokens: z.int(),
+  cached_tokens: z.int().describe('Of the prompt, found instead of computed.'),
+  completion_tokens: z.int(),
+  fee_micro_usd: z.int(),
+}
+
+const usageRecordSchema = z
+  .strictObject({
+    request_id: z.string(),
+    key_id: z.string(),
+    endpoint: z.string(),
+    model: z.string(),
+    outcome: z.enum(['completed', 'client_aborted', 'upstream_failed', 'swept', 'cached']),
+    admitted_at_ms: z.int(),
+    completed_at_ms: z.int(),
+    ...countShape,
+    price_version: z.int(),
+    batch_id: z.int().nullable().describe('The anchor batch that holds it.'),
+  })
+  .meta({ id: 'UsageRecord', description: 'One settled request.' })
+
+export const usagePageSchema = z
+  .strictObject({
+    object: z.literal('list'),
+    data: z.array(usageRecordSchema),
+    sums: z
+      .array(
+        z.strictObject({
+          group: z.string().nullable().describe('Key id, model or day.'),
+          request_count: z.int(),
+          ...countShape,
+        }),
+      )
+      .describe('Of the whole period, not of the page.'),
+    has_more: z.boolean(),
+    next_cursor: z.string().nullable(),
+  })
+  .meta({ id: 'UsagePage' })
 
 /**
  * `GET /v1/usage`: the account's settled requests, newest first, and the sums of the period. With
@@ -37,7 +76,7 @@ export async function getUsage(c: AppContext): Promise<Response> {
     return respondCsv(c, header + lines)
   }
   const page = await findUsage(database, { ...pageQuery, group: query.group_by ?? null })
-  return c.json({
+  const body: z.input<typeof usagePageSchema> = {
     object: 'list',
     data: page.records.map(composeUsageBody),
     sums: page.sums.map((sum) => ({
@@ -50,10 +89,11 @@ export async function getUsage(c: AppContext): Promise<Response> {
     })),
     has_more: page.nextCursor !== null,
     next_cursor: page.nextCursor,
-  })
+  }
+  return c.json(body)
 }
 
-function composeUsageBody(row: UsageRow) {
+function composeUsageBody(row: UsageRow): z.input<typeof usageRecordSchema> {
   return {
     request_id: row.requestId,
     key_id: row.keyId,

@@ -23,7 +23,10 @@ export interface GenerationCall {
 const PATHS = {
   'chat.completions': '/v1/chat/completions',
   completions: '/v1/completions',
+  responses: '/v1/chat/completions',
   embeddings: '/v1/embeddings',
+  tokenize: '/tokenize', // where vLLM has them
+  detokenize: '/detokenize',
 } as const satisfies Record<Endpoint, string>
 
 /** How long a backend may take to list its models. */
@@ -56,7 +59,23 @@ export async function sendGeneration(
     throw new ApiError('no_backend', { cause: error, retryAfterMs: DEFAULT_RETRY_AFTER_MS })
   }
   if (response.ok) return response
-  throw await readUpstreamError(response)
+  const error = await readUpstreamError(response)
+  throw lacksOperation(call, response, error) ? refuseOperation(call) : error
+}
+
+/** Not every server of OpenAI's API tokenizes. */
+function lacksOperation(
+  { endpoint }: GenerationCall,
+  { status }: Response,
+  error: ApiError,
+): boolean {
+  const isExtension = endpoint === 'tokenize' || endpoint === 'detokenize'
+  return isExtension && (status === 404 || status === 405) && error.param !== 'model'
+}
+
+function refuseOperation({ endpoint }: GenerationCall): ApiError {
+  const message = `The backend of this model does not ${endpoint}.`
+  return new ApiError('unsupported_parameter', { message, param: 'model' })
 }
 
 /** What a backend lists as its models. Throws when it does not answer, or not as agreed. */

@@ -12,6 +12,13 @@ import type { Target } from './pick-backend.ts'
  */
 export function wantsCache({ endpoint, body }: GenerationRequest): boolean {
   if (!isJsonObject(body.tallygate) || body.tallygate.cache !== true) return false
+  if (endpoint === 'responses') {
+    const param = 'tallygate.cache'
+    throw new ApiError('unsupported_parameter', {
+      message: `${param}: responses are not cached; chat completions are`,
+      param,
+    })
+  }
   const isFixed =
     endpoint === 'embeddings' || body.temperature === 0 || Number.isSafeInteger(body.seed)
   if (isFixed) return true

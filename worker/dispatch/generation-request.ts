@@ -1,6 +1,7 @@
 import type { MergePlan } from '../../protocol/adapter-merge.ts'
 import type { Endpoint } from '../ledger/usage-record.ts'
 import type { JsonObject } from './answer-parts.ts'
+import type { AnswerWording } from './answer-wording.ts'
 import { joinBytes } from './join-bytes.ts'
 
 /** What the gateway must know of a request for text or embeddings; the rest of the body is the backend's affair. */
@@ -22,8 +23,13 @@ export interface GenerationRequest {
   readonly maxCompletionTokens: number | null
   /** Never less than the tokens of the prompt. */
   readonly promptTokenBound: number
+  /** What goes upstream. */
   readonly body: JsonObject
   readonly bodyBytes: Uint8Array
+  /** What the caller sent, where that is something else. */
+  readonly receivedBytes?: Uint8Array
+  /** Absent: the answer passes as the backend words it. */
+  readonly wording?: AnswerWording
 }
 
 /** A chat template writes a few tokens around each message, … */

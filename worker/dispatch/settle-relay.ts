@@ -17,6 +17,8 @@ type SettledRelay =
   | { readonly outcome: 'left_to_sweep' }
 
 interface EndedRelay extends Evidence {
+  /** Makes durable what is promised with the answer; only called when it is whole. Never throws. */
+  readonly prepare?: (billed: Usage) => Promise<void> | undefined
   /** What goes out, for a request whose answer is kept; only asked for when it is whole. */
   readonly composeAnswer?: (billed: Usage) => KeptAnswer | undefined
 }
@@ -28,7 +30,7 @@ interface EndedRelay extends Evidence {
 export async function settleRelay(
   job: RelayJob,
   ending: RelayEnding,
-  { composeAnswer = () => undefined, ...evidence }: EndedRelay,
+  { prepare = async () => {}, composeAnswer = () => undefined, ...evidence }: EndedRelay,
 ): Promise<SettledRelay> {
   job.route.end()
   const { target, backend } = job.route.current()
@@ -39,6 +41,7 @@ export async function settleRelay(
     return { outcome: 'left_to_sweep' }
   }
   const metering = meterEnding(ending, evidence, found)
+  if (ending.how === 'whole') await prepare(metering.usage)
   const settlement = {
     ...composeSettlement(job.requestId, ending, { metering, target }),
     answer: job.isKept && ending.how === 'whole' ? composeAnswer(metering.usage) : undefined,

@@ -16,7 +16,14 @@ export type UsageOutcome =
   | 'cached'
 
 /** The operation that a request was for. */
-export type Endpoint = 'chat.completions' | 'completions' | 'embeddings'
+export type Endpoint =
+  | 'chat.completions'
+  | 'completions'
+  | 'responses'
+  | 'embeddings'
+  /** Free of charge. */
+  | 'tokenize'
+  | 'detokenize'
 
 /** One settled request: a row of D1's `usage`, and what a usage leaf is made from. */
 export interface UsageRecord {
