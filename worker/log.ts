@@ -36,6 +36,7 @@ type LogEvent =
   | 'settle_failed'
   | 'left_to_sweep'
   | 'scheduled_failed'
+  | 'telemetry_failed'
 
 export type Log = (event: LogEvent, fields: LogFields) => void
 
