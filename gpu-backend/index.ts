@@ -3,7 +3,7 @@ import { registerStartupAdapters, restoreAdapters } from './adapters/startup-ada
 import { startServer } from './api/server.ts'
 import { readConfig } from './config.ts'
 import { createServices } from './create-services.ts'
-import { DEFAULT_ENGINE_LIMITS } from './engine/scheduler.ts'
+import { planEngine } from './engine-options.ts'
 import { createLog, keepFrames } from './log.ts'
 import { createStop } from './shutdown.ts'
 import { explainStartFailure, requireFolder } from './start-failure.ts'
@@ -29,26 +29,8 @@ async function start(): Promise<void> {
           dir: config.ADAPTER_STORE_DIR,
           budgetBytes: config.ADAPTER_DISK_BYTES,
         })
-  const engine = await startThreadEngine(
-    {
-      modelPath: config.MODEL,
-      precision: config.PRECISION,
-      runner: {
-        executionProvider: config.EXECUTION_PROVIDER,
-        threadCount: config.THREADS,
-        kvBudgetTokens: config.KV_TOKENS,
-      },
-      limits: {
-        ...DEFAULT_ENGINE_LIMITS,
-        maxRunningCount: config.MAX_BATCH,
-        maxWaitingCount: config.MAX_QUEUE,
-        maxWaitMs: config.MAX_WAIT_MS,
-        promoteAfterMs: config.PROMOTE_AFTER_MS,
-      },
-      prefixSharing: config.PREFIX_SHARING,
-    },
-    ({ detail, requestIds }) =>
-      log('error', 'engine_fault', { requestId: requestIds.join(), stack: keepFrames(detail) }),
+  const engine = await startThreadEngine(planEngine(config), ({ detail, requestIds }) =>
+    log('error', 'engine_fault', { requestId: requestIds.join(), stack: keepFrames(detail) }),
   )
   const shutdown = new AbortController()
   const services = createServices(config, { engine, store, log, shutdownSignal: shutdown.signal })

@@ -1,4 +1,4 @@
-import { Worker } from 'node:worker_threads'
+import { SHARE_ENV, Worker } from 'node:worker_threads'
 import type { EngineHandle } from './engine-handle.ts'
 import type {
   EngineFault,
@@ -25,6 +25,8 @@ export async function startThreadEngine(
 ): Promise<ThreadEngine> {
   const worker = new Worker(new URL('./engine-thread.ts', import.meta.url), {
     name: 'engine',
+    // What compute/session.ts tells ONNX Runtime there must reach the process.
+    env: SHARE_ENV,
     workerData: options,
   })
   const model = await awaitStart(worker)

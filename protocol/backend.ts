@@ -1,4 +1,12 @@
 import { z } from 'zod'
+import {
+  type AdapterMerge,
+  adapterMergeSchema,
+  digestMerge,
+  MAX_MERGED_ADAPTERS,
+  mergeMemberSchema,
+  orderMembers,
+} from './adapter-merge.ts'
 import { addressSchema, digestSchema } from './digest.ts'
 
 /**
@@ -37,29 +45,71 @@ export const matchedSpanSchema = z.object({
   contributor: z.string().max(200),
 })
 
+const wireMergeSchema = z.object({
+  method: adapterMergeSchema.shape.method,
+  density_ppm: adapterMergeSchema.shape.densityPpm,
+  members: z
+    .array(
+      z.object({
+        digest: digestSchema,
+        owner: addressSchema.nullable(),
+        weight_ppm: mergeMemberSchema.shape.weightPpm,
+      }),
+    )
+    .min(1)
+    .max(MAX_MERGED_ADAPTERS),
+})
+
 /**
  * The `tallygate` object on a non-streamed body, on the usage chunk of a stream (the one with
  * `choices: []`), and in a request report: what the answer was made of.
  */
-export const provenanceSchema = z.object({
-  /** SHA-256 that names the exact base weights. */
-  model_digest: digestSchema,
-  /** SHA-256 of the adapter's content; zero for the base model. */
-  adapter_digest: digestSchema,
-  /** Who is paid the adapter owner's share; null for the base model or where none is named. */
-  adapter_owner: addressSchema.nullable(),
-  /** SHA-256 of the datanet index that scored the answer; zero if none did. */
-  attribution_digest: digestSchema,
-  /** Empty: the answer is supported by nobody's data. */
-  contributors: z.array(contributorCreditSchema).max(64),
-  spans: z.array(matchedSpanSchema).max(256),
-  /** keccak256 of the UTF-8 prompt, as the model saw it (chat template applied). */
-  prompt_hash: digestSchema,
-  /** keccak256 of the UTF-8 answer as the model wrote it, the markup of tool calls included; several choices are joined with U+0000. */
-  output_hash: digestSchema,
-})
+export const provenanceSchema = z
+  .object({
+    /** SHA-256 that names the exact base weights. */
+    model_digest: digestSchema,
+    /** SHA-256 of the adapter's content; zero for the base model. */
+    adapter_digest: digestSchema,
+    /** Who is paid the adapter owner's share; null for the base model or where none is named. */
+    adapter_owner: addressSchema.nullable(),
+    /** What the adapter was merged of for this request, its owners too; absent for a registered adapter. */
+    merge: wireMergeSchema.optional(),
+    /** SHA-256 of the datanet index that scored the answer; zero if none did. */
+    attribution_digest: digestSchema,
+    /** Empty: the answer is supported by nobody's data. */
+    contributors: z.array(contributorCreditSchema).max(64),
+    spans: z.array(matchedSpanSchema).max(256),
+    /** keccak256 of the UTF-8 prompt, as the model saw it (chat template applied). */
+    prompt_hash: digestSchema,
+    /** keccak256 of the UTF-8 answer as the model wrote it, the markup of tool calls included; several choices are joined with U+0000. */
+    output_hash: digestSchema,
+  })
+  .refine(
+    ({ merge, adapter_digest }) => {
+      if (merge === undefined) return true
+      const parsed = adapterMergeSchema.safeParse(composeMerge(merge))
+      return parsed.success && digestMerge(parsed.data) === adapter_digest
+    },
+    { path: ['merge'], message: 'is not what adapter_digest names' },
+  )
 
 export type Provenance = z.infer<typeof provenanceSchema>
+
+/** What an answer's adapter was merged of, in the spelling of leaves and receipts; null: it was not. */
+export function readMerge({ merge }: Provenance): AdapterMerge | null {
+  return merge === undefined ? null : composeMerge(merge)
+}
+
+function composeMerge(merge: z.infer<typeof wireMergeSchema>): AdapterMerge {
+  const { method, density_ppm: densityPpm, members } = merge
+  return {
+    method,
+    densityPpm,
+    members: orderMembers(
+      members.map(({ digest, owner, weight_ppm: weightPpm }) => ({ digest, owner, weightPpm })),
+    ),
+  }
+}
 
 /** A usage leaf holds counts as uint32. */
 const tokenCountSchema = z.int().min(0).max(0xffff_ffff)

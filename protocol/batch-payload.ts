@@ -1,4 +1,10 @@
 import { bytesToHex, concatBytes, hexToBytes } from 'viem'
+import {
+  type AdapterMerge,
+  adapterMergeSchema,
+  MERGE_METHODS,
+  opensAdapter,
+} from './adapter-merge.ts'
 import { type ByteReader, createByteReader, MalformedBytes } from './byte-reader.ts'
 import type { Address, Digest } from './digest.ts'
 import {
@@ -21,7 +27,9 @@ import {
  *         ‖ completedAtMs:int ‖ modelDigest:ref ‖ adapterDigest:ref ‖ promptTokens:int
  *         ‖ cachedTokens:int ‖ completionTokens:int ‖ feeMicroUsd:int ‖ priceVersion:int
  *         ‖ splitVersion:int ‖ attributionDigest:ref ‖ contentCommitment:32 bytes
- *         ‖ creditCount:int ‖ credit…
+ *         ‖ creditCount:int ‖ credit… ‖ merge of leaf version 2
+ * merge   = method:u8 ‖ densityPpm:int, 0 for none ‖ memberCount:int ‖ member…
+ * member  = digest:ref ‖ weightPpm:int ‖ ownerCount:u8, 0 or 1 ‖ owner:ref
  * credit  = payee:ref ‖ role:u8 ‖ ppm:int ‖ amountMicroUsd:int
  * ```
  * `int` is an unsigned LEB128 of the least length, up to 2^53 − 1. `ref` is an int: k > 0 for the
@@ -31,6 +39,8 @@ import {
 export interface BatchEntry {
   readonly leaf: UsageLeaf
   readonly credits: readonly Credit[]
+  /** What the adapter of a leaf of version 2 was merged of; null for version 1. */
+  readonly merge: AdapterMerge | null
 }
 
 const MAGIC = 'TGB\u0001'
@@ -52,9 +62,12 @@ export function encodeBatchPayload(entries: readonly BatchEntry[]): Uint8Array {
 export function* encodeEntries(entries: Iterable<BatchEntry>): Generator<Uint8Array> {
   const digests = new Map<Digest, number>()
   const payees = new Map<Address, number>()
-  for (const { leaf, credits } of entries) {
+  for (const { leaf, credits, merge } of entries) {
     if (hashCredits(credits) !== leaf.creditsHash) {
       throw new Error(`The leaf of ${leaf.requestId} does not commit to its credits.`)
+    }
+    if (!opensAdapter(leaf, merge)) {
+      throw new Error(`The leaf of ${leaf.requestId} does not commit to its merge.`)
     }
     const requestId = new TextEncoder().encode(leaf.requestId.slice(REQUEST_ID_PREFIX.length))
     yield concatBytes([
@@ -79,8 +92,27 @@ export function* encodeEntries(entries: Iterable<BatchEntry>): Generator<Uint8Ar
         encodeInt(credit.ppm),
         encodeInt(credit.amountMicroUsd),
       ]),
+      ...(merge ? encodeMerge(merge, digests, payees) : []),
     ])
   }
+}
+
+function encodeMerge(
+  { method, densityPpm, members }: AdapterMerge,
+  digests: Map<Digest, number>,
+  payees: Map<Address, number>,
+): readonly Uint8Array[] {
+  return [
+    Uint8Array.of(MERGE_METHODS.indexOf(method)),
+    encodeInt(densityPpm ?? 0),
+    encodeInt(members.length),
+    ...members.flatMap(({ digest, owner, weightPpm }) => [
+      encodeReference(digest, digests),
+      encodeInt(weightPpm),
+      Uint8Array.of(owner === null ? 0 : 1),
+      ...(owner === null ? [] : [encodeReference(owner, payees)]),
+    ]),
+  ]
 }
 
 /** A payload of what `encodeEntries` gave, from the first on. */
@@ -162,7 +194,30 @@ function decodeEntry(
   while (credits.length < creditCount) credits.push(decodeCredit(reader, payees))
   const leaf = usageLeafSchema.safeParse({ ...fields, creditsHash: hashCredits(credits) })
   if (!leaf.success) throw new MalformedBytes(describeIssue(leaf.error))
-  return { leaf: leaf.data, credits }
+  const merge = leaf.data.version === 2 ? decodeMerge(reader, { digests, payees }) : null
+  if (opensAdapter(leaf.data, merge)) return { leaf: leaf.data, credits, merge }
+  throw new MalformedBytes('the adapter digest is not that of the merge')
+}
+
+function decodeMerge(
+  reader: ByteReader,
+  { digests, payees }: { readonly digests: Table; readonly payees: Table },
+): AdapterMerge {
+  const method = MERGE_METHODS[reader.uint8()]
+  const densityPpm = reader.int() || null
+  const memberCount = reader.int()
+  const members: unknown[] = []
+  while (members.length < memberCount) {
+    const digest = decodeReference(reader, digests, 32)
+    const weightPpm = reader.int()
+    const ownerCount = reader.uint8()
+    if (ownerCount > 1) throw new MalformedBytes('an adapter has at most one owner')
+    const owner = ownerCount === 0 ? null : decodeReference(reader, payees, 20)
+    members.push({ digest, owner, weightPpm })
+  }
+  const merge = adapterMergeSchema.safeParse({ method, densityPpm, members })
+  if (!merge.success) throw new MalformedBytes(describeIssue(merge.error))
+  return merge.data
 }
 
 function decodeCredit(reader: ByteReader, payees: Table): Credit {

@@ -18,3 +18,6 @@ export const addressSchema = z
   .transform((value) => value as Address) // the regex proves the template type
 
 export type Address = `0x${string}`
+
+/** Nobody's account. */
+export const ZERO_ADDRESS: Address = `0x${'0'.repeat(40)}`

@@ -1,4 +1,5 @@
 import { z } from 'zod'
+import { adapterMergeSchema } from './adapter-merge.ts'
 import { addressSchema, digestSchema } from './digest.ts'
 import { creditSchema, usageLeafSchema } from './usage-leaf.ts'
 
@@ -6,6 +7,8 @@ const partsOfEveryReceipt = {
   version: z.literal(1),
   /** What was billed, as it is (or will be) committed to on chain. */
   leaf: usageLeafSchema,
+  /** What `leaf.adapterDigest` names where `leaf.version` is 2; absent for other versions. */
+  merge: adapterMergeSchema.optional(),
   /** What `leaf.creditsHash` covers: who is paid what. */
   credits: z.array(creditSchema).min(1),
   /** What `leaf.contentCommitment` covers; whoever has the prompt and the answer can hash them. */
@@ -55,14 +58,19 @@ const anchoredParts = {
  * (verify-receipt.ts) does not check. It holds salts: it is for the account, and for whom the
  * account chooses to show it to.
  */
-export const receiptSchema = z.discriminatedUnion('state', [
-  /** Settled, not yet on chain: a promise by the operator. */
-  z.strictObject({ state: z.literal('pending'), ...partsOfEveryReceipt }),
-  /** On chain. Stays true when the block becomes final later. */
-  z.strictObject({ state: z.literal('anchored'), ...anchoredParts }),
-  /** On chain, in a block that the chain calls finalized. */
-  z.strictObject({ state: z.literal('final'), ...anchoredParts }),
-])
+export const receiptSchema = z
+  .discriminatedUnion('state', [
+    /** Settled, not yet on chain: a promise by the operator. */
+    z.strictObject({ state: z.literal('pending'), ...partsOfEveryReceipt }),
+    /** On chain. Stays true when the block becomes final later. */
+    z.strictObject({ state: z.literal('anchored'), ...anchoredParts }),
+    /** On chain, in a block that the chain calls finalized. */
+    z.strictObject({ state: z.literal('final'), ...anchoredParts }),
+  ])
+  .refine(({ leaf, merge }) => (leaf.version === 2) === (merge !== undefined), {
+    path: ['merge'],
+    message: 'stands in receipts of leaf version 2, and in no others',
+  })
 
 export type Receipt = z.infer<typeof receiptSchema>
 

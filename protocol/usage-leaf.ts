@@ -24,9 +24,12 @@ export type Credit = z.infer<typeof creditSchema>
 
 const uint32Schema = z.int().min(0).max(0xffff_ffff)
 
-/** Usage leaf, version 1: one billed request as it is committed to on chain. */
+/**
+ * Usage leaf: one billed request as it is committed to on chain. Version 2 has the same fields; its
+ * `adapterDigest` names a merge (adapter-merge.ts), which travels with the leaf as the credits do.
+ */
 export const usageLeafSchema = z.strictObject({
-  version: z.literal(1),
+  version: z.union([z.literal(1), z.literal(2)]),
   requestId: z.string().regex(/^req_[0-9a-zA-Z]{1,59}$/),
   /** `keccak256(accountId ‖ accountSalt)`: says which account only to who holds the salt. */
   accountCommitment: digestSchema,

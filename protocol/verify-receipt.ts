@@ -1,4 +1,5 @@
 import { keccak256 } from 'viem'
+import { digestMerge } from './adapter-merge.ts'
 import { type BatchEntry, decodeBatchPayload } from './batch-payload.ts'
 import type { Address, Digest } from './digest.ts'
 import { checkSplit, SPLIT_RULES } from './fee-split.ts'
@@ -12,6 +13,7 @@ export const VERIFY_STEPS = [
   'schema',
   'account',
   'content',
+  'merge',
   'credits',
   'split',
   'proof',
@@ -99,7 +101,16 @@ type NamedCheck = readonly [VerifyStep, () => Check | Promise<Check>]
 
 function listChecks(receipt: Receipt, options: VerifyOptions): NamedCheck[] {
   const { chain, payloadSources, contract } = options
-  const { leaf, credits } = receipt
+  const { leaf, credits, merge } = receipt
+  const checkMerge: NamedCheck[] = merge
+    ? [
+        [
+          'merge',
+          () =>
+            same('the digest of the merged adapters', leaf.adapterDigest, () => digestMerge(merge)),
+        ],
+      ]
+    : []
   const local: NamedCheck[] = [
     [
       'account',
@@ -115,6 +126,7 @@ function listChecks(receipt: Receipt, options: VerifyOptions): NamedCheck[] {
           commitContent(receipt.content),
         ),
     ],
+    ...checkMerge,
     [
       'credits',
       () => same('the hash of the credits', leaf.creditsHash, () => hashCredits(credits)),
@@ -148,11 +160,11 @@ function listChecks(receipt: Receipt, options: VerifyOptions): NamedCheck[] {
   return [...local, ...onChain]
 }
 
-function checkSplitRule({ leaf, credits }: Receipt): Check {
+function checkSplitRule({ leaf, credits, merge }: Receipt): Check {
   const rule = SPLIT_RULES[leaf.splitVersion]
   if (rule === undefined)
     return failed(`no split rule of version ${leaf.splitVersion} is published`)
-  const check = checkSplit(credits, leaf.feeMicroUsd, rule)
+  const check = checkSplit(credits, leaf.feeMicroUsd, rule, merge ?? null)
   if (check.outcome === 'wrong') return failed(check.reason)
   return passed(`${leaf.feeMicroUsd} micro-USD split by rule ${rule.version}, to the last unit`)
 }

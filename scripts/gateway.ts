@@ -23,6 +23,8 @@ export interface GatewayOptions {
 
 export interface Gateway {
   readonly url: string
+  /** The same Worker behind Miniflare's own proxy, for whoever measures the difference. */
+  readonly frontUrl: string
   /** The Worker's D1 database, for tests and scripts that look at what was recorded. */
   readonly database: () => ReturnType<Miniflare['getD1Database']>
   /** What the cron trigger does, once. */
@@ -61,6 +63,7 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
           r2Buckets: { ARCHIVE: 'tallygate-archive' },
           durableObjects: {
             ACCOUNT: { className: 'AccountObject', useSQLite: true },
+            RESPONSE: { className: 'ResponseObject', useSQLite: true },
             ANCHOR: { className: 'AnchorObject', useSQLite: true },
           },
           unsafeDirectSockets: [{ host: '127.0.0.1', port }],
@@ -68,12 +71,13 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
       ],
     }),
   )
-  await miniflare.ready
+  const frontUrl = (await miniflare.ready).origin
   dropSignalListeners(listenersBefore)
   const database = () => miniflare.getD1Database('DB')
   await applyMigrations(await database())
   return {
     url: `http://127.0.0.1:${port}`,
+    frontUrl,
     database,
     runScheduled: async () => {
       const worker = await miniflare.getWorker('tallygate')

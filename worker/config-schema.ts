@@ -1,5 +1,6 @@
 import { z } from 'zod'
 import { addressSchema } from '../protocol/digest.ts'
+import { LAST_CONFIG_PRICE_VERSION } from './ledger/price-list.ts'
 
 const jsonOf = <T extends z.ZodType>(schema: T) =>
   z
@@ -14,8 +15,8 @@ const jsonOf = <T extends z.ZodType>(schema: T) =>
     })
     .pipe(schema)
 
-const priceSchema = z.strictObject({
-  version: z.int().min(1),
+export const priceSchema = z.strictObject({
+  version: z.int().min(1).max(LAST_CONFIG_PRICE_VERSION),
   promptMicroUsdPerMillion: z.int().min(0).max(1_000_000_000),
   cachedMicroUsdPerMillion: z.int().min(0).max(1_000_000_000),
   completionMicroUsdPerMillion: z.int().min(0).max(1_000_000_000),
@@ -145,6 +146,21 @@ export const configSchema = z.object({
     .describe(
       '`true` lets alert webhooks call this machine, by http too; for tests. Default false.',
     ),
+  REFERENCE_SCRIPT_URL: z
+    .union([z.url({ protocol: /^https?$/ }), z.literal('none').transform(() => null)])
+    .default('https://cdn.jsdelivr.net/npm/@scalar/api-reference@1.72.1/dist/browser/standalone.js')
+    .describe(
+      'Where `/reference` loads Scalar from: the file `dist/browser/standalone.js` of @scalar/api-reference 1.72.1, whose hash is checked. `none`: the page stands without it.',
+    ),
+  OTLP_ENDPOINT: z
+    .url()
+    .optional()
+    .describe(
+      'Base URL of an OTLP/HTTP receiver that spans and metrics are sent to as JSON. Absent: nothing is sent.',
+    ),
+  OTLP_HEADERS: jsonOf(z.record(z.string(), z.string()))
+    .default({})
+    .describe('Headers of each export, JSON object; what a receiver wants as its key.'),
   CORS_ORIGINS: z
     .string()
     .default('*')

@@ -10,6 +10,7 @@ export type ErrorCode =
   | 'insufficient_scope'
   | 'model_not_found'
   | 'not_found'
+  | 'adapter_rejected'
   | 'method_not_allowed'
   | 'request_timeout'
   | 'idempotency_conflict'
@@ -37,6 +38,7 @@ interface ErrorRow {
     | 409
     | 413
     | 415
+    | 422
     | 429
     | 500
     | 502
@@ -91,6 +93,11 @@ export const ERRORS = {
     message: 'The model does not exist.',
   },
   not_found: { status: 404, type: 'invalid_request_error', message: 'There is nothing here.' },
+  adapter_rejected: {
+    status: 422,
+    type: 'invalid_request_error',
+    message: 'The adapters cannot be used.',
+  },
   method_not_allowed: {
     status: 405,
     type: 'invalid_request_error',

@@ -1,4 +1,5 @@
 import { AccountObject } from './access/account-object.ts'
+import { ResponseObject } from './access/response-object.ts'
 import { createApp } from './app.ts'
 import type { Env } from './bindings.ts'
 import { describeError } from './log.ts'
@@ -21,4 +22,4 @@ export default {
   },
 } satisfies ExportedHandler<Env>
 
-export { AccountObject, AnchorObject }
+export { AccountObject, AnchorObject, ResponseObject }

@@ -35,8 +35,10 @@ type LogEvent =
   | 'account_call_failed'
   | 'settle_failed'
   | 'left_to_sweep'
+  | 'response_not_kept'
   | 'scheduled_failed'
   | 'telemetry_failed'
+  | 'prices_failed'
 
 export type Log = (event: LogEvent, fields: LogFields) => void
 

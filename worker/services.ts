@@ -1,20 +1,28 @@
 import type { AccountObject } from './access/account-object.ts'
+import type { ResponseObject } from './access/response-object.ts'
 import type { Env } from './bindings.ts'
 import { createFleet, type Fleet } from './dispatch/fleet.ts'
 import { createModelCatalogue, type ModelCatalogue } from './dispatch/model-catalogue.ts'
 import { type Config, parseConfig } from './env.ts'
+import { createPriceBook, type PriceBook } from './ledger/price-book.ts'
+import { readPriceList } from './ledger/price-store.ts'
 import { createLog, type Log } from './log.ts'
 import type { AnchorObject } from './proofs/anchor-object.ts'
+import { createTelemetry, type Telemetry } from './telemetry/telemetry.ts'
 
 /** What handlers work with. */
 export interface Services {
   readonly config: Config
   readonly log: Log
+  readonly telemetry: Telemetry
   readonly catalogue: ModelCatalogue
   readonly fleet: Fleet
+  readonly prices: PriceBook
   readonly database: D1Database
   /** A new stub for each call: a stub must not outlive its request. */
   readonly account: (accountId: string) => DurableObjectStub<AccountObject>
+  /** Of a kept response, by account, key and response id. */
+  readonly response: (name: string) => DurableObjectStub<ResponseObject>
   readonly anchor: () => DurableObjectStub<AnchorObject>
 }
 
@@ -31,10 +39,23 @@ export function createServices(env: Env): Services {
   const services: Services = {
     config,
     log,
+    telemetry: createTelemetry({
+      endpoint: config.OTLP_ENDPOINT ?? null,
+      headers: config.OTLP_HEADERS,
+      log,
+      nowMs: Date.now,
+      sleep: (ms) => new Promise((resolve) => setTimeout(resolve, ms)),
+    }),
     catalogue: createModelCatalogue(config.BACKENDS, log),
     fleet: createFleet(),
+    prices: createPriceBook({
+      fetchList: (fromMs) => readPriceList(env.DB, fromMs),
+      log,
+      now: Date.now,
+    }),
     database: env.DB,
     account: (accountId) => env.ACCOUNT.getByName(accountId),
+    response: (name) => env.RESPONSE.getByName(name),
     anchor: () => env.ANCHOR.getByName(ANCHOR_NAME),
   }
   created = { env, services }

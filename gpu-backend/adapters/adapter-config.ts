@@ -2,8 +2,10 @@ import { z } from 'zod'
 import { BackendError } from '../errors.ts'
 import type { LoraModuleKey } from './lora-weights.ts'
 import {
+  createMatchBudget,
   type LinearModule,
   listLinearModules,
+  type MatchBudget,
   matchesSuffix,
   matchPatternKey,
   matchWhole,
@@ -89,15 +91,19 @@ export function planModules(
     throw rejected(issue?.path.map(String).join('.') || 'adapter_config.json', issue?.message ?? '')
   }
   refuseUnknownSwitches(parsed.data)
-  const targets = pickTargets(parsed.data, listLinearModules(layerCount))
+  const budget = createMatchBudget()
+  const targets = pickTargets(parsed.data, listLinearModules(layerCount), budget)
   const names = targets.map((target) => target.name)
-  const ranks = applyPatterns('rank_pattern', parsed.data.rank_pattern, names)
-  const alphas = applyPatterns('alpha_pattern', parsed.data.alpha_pattern, names)
+  const ranks = applyPatterns('rank_pattern', parsed.data, { names, budget })
+  const alphas = applyPatterns('alpha_pattern', parsed.data, { names, budget })
   return new Map(
     targets.map((target) => {
       const rank = ranks.get(target.name) ?? parsed.data.r
       const alpha = alphas.get(target.name) ?? parsed.data.lora_alpha
       const scale = alpha / (parsed.data.use_rslora ? Math.sqrt(rank) : rank)
+      if (!Number.isFinite(Math.fround(scale))) {
+        throw rejected('lora_alpha', `makes a scale of ${scale}, which no 32-bit float holds`)
+      }
       return [target.key, { ...target, rank, scale }]
     }),
   )
@@ -114,10 +120,11 @@ function refuseUnknownSwitches(config: PeftConfig): void {
 function pickTargets(
   config: PeftConfig,
   modules: readonly LinearModule[],
+  budget: MatchBudget,
 ): readonly LinearModule[] {
-  const targeted = matchTargets(config.target_modules, modules)
-  const excluded = matchExcluded(config.exclude_modules, modules)
-  const inLayers = matchLayers(config, modules)
+  const targeted = matchTargets(config.target_modules, modules, budget)
+  const excluded = matchExcluded(config.exclude_modules, modules, budget)
+  const inLayers = matchLayers(config, modules, budget)
   const picked = modules.filter(
     ({ name }) => targeted.has(name) && !excluded.has(name) && inLayers.has(name),
   )
@@ -133,11 +140,14 @@ const OTHER_MODULES = ['lm_head', 'model.embed_tokens']
 function matchTargets(
   target: PeftConfig['target_modules'],
   modules: readonly LinearModule[],
+  budget: MatchBudget,
 ): ReadonlySet<string> {
   const names = modules.map(({ name }) => name)
   if (target === 'all-linear') return new Set(names)
   if (typeof target === 'string') {
-    const matched = at('target_modules', () => matchWhole(target, [...names, ...OTHER_MODULES]))
+    const matched = at('target_modules', () =>
+      matchWhole(target, [...names, ...OTHER_MODULES], budget),
+    )
     const other = OTHER_MODULES.find((name) => matched.has(name))
     if (other !== undefined) throw rejected('target_modules', `${other} cannot be adapted`)
     return matched
@@ -152,16 +162,22 @@ function matchTargets(
 function matchExcluded(
   excluded: PeftConfig['exclude_modules'],
   modules: readonly LinearModule[],
+  budget: MatchBudget,
 ): ReadonlySet<string> {
   const names = modules.map(({ name }) => name)
-  if (typeof excluded === 'string') return at('exclude_modules', () => matchWhole(excluded, names))
+  if (typeof excluded === 'string')
+    return at('exclude_modules', () => matchWhole(excluded, names, budget))
   return new Set(
     names.filter((name) => excluded?.some((suffix) => matchesSuffix(name, suffix)) ?? false),
   )
 }
 
 /** `layers_to_transform` counts only where `target_modules` is a list; an empty list means all layers. */
-function matchLayers(config: PeftConfig, modules: readonly LinearModule[]): ReadonlySet<string> {
+function matchLayers(
+  config: PeftConfig,
+  modules: readonly LinearModule[],
+  budget: MatchBudget,
+): ReadonlySet<string> {
   const names = modules.map(({ name }) => name)
   const asked = [config.layers_to_transform ?? []].flat()
   if (asked.length === 0 || typeof config.target_modules === 'string') return new Set(names)
@@ -174,7 +190,9 @@ function matchLayers(config: PeftConfig, modules: readonly LinearModule[]): Read
     patterns.length === 0
       ? new Set(names)
       : new Set(
-          patterns.flatMap((pattern) => [...matchWhole(`.*\\.${pattern}\\.\\d+\\..*`, names)]),
+          patterns.flatMap((pattern) => [
+            ...matchWhole(`.*\\.${pattern}\\.\\d+\\..*`, names, budget),
+          ]),
         ),
   )
   return new Set(
@@ -187,12 +205,12 @@ function matchLayers(config: PeftConfig, modules: readonly LinearModule[]): Read
 /** The first key that matches a name decides, in the order of the config. */
 function applyPatterns(
   field: 'rank_pattern' | 'alpha_pattern',
-  patterns: Readonly<Record<string, number>> | null | undefined,
-  names: readonly string[],
+  config: PeftConfig,
+  { names, budget }: { readonly names: readonly string[]; readonly budget: MatchBudget },
 ): ReadonlyMap<string, number> {
   const values = new Map<string, number>()
-  for (const [key, value] of Object.entries(patterns ?? {})) {
-    for (const name of at(`${field}.${key}`, () => matchPatternKey(key, names))) {
+  for (const [key, value] of Object.entries(config[field] ?? {})) {
+    for (const name of at(`${field}.${key}`, () => matchPatternKey(key, names, budget))) {
       if (!values.has(name)) values.set(name, value)
     }
   }

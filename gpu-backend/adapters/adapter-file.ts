@@ -39,7 +39,7 @@ export async function readAdapterFile(
   options: AdapterFileOptions,
 ): Promise<LoraWeights> {
   const { plan, file, summary } = await openAdapterFile(folder, config, options)
-  return { ...summary, modules: await convertLora(plan, file) }
+  return { ...summary, modules: await convertLora(plan, file, summary) }
 }
 
 async function openAdapterFile(

@@ -1,4 +1,4 @@
-import { readdir, readFile, realpath, stat } from 'node:fs/promises'
+import { open, readdir, realpath, stat } from 'node:fs/promises'
 import { basename, dirname, join, resolve, sep } from 'node:path'
 import { z } from 'zod'
 import { type Address, addressSchema } from '../../protocol/digest.ts'
@@ -148,7 +148,20 @@ export async function readConfinedFile(
   if (stats.size > maxBytes) {
     throw rejectFile(name, `has ${stats.size} bytes, and at most ${maxBytes} are read`)
   }
-  return readFile(path)
+  return readWhole(path, stats.size)
+}
+
+/** In one read: `readFile` takes half a megabyte at a time. */
+async function readWhole(path: string, sizeBytes: number): Promise<Uint8Array> {
+  const bytes = Buffer.allocUnsafeSlow(sizeBytes)
+  await using file = await open(path)
+  let end = 0
+  while (end < sizeBytes) {
+    const { bytesRead } = await file.read(bytes, end, sizeBytes - end)
+    if (bytesRead === 0) throw rejectFile(basename(path), 'became shorter while it was read')
+    end += bytesRead
+  }
+  return bytes
 }
 
 /** `adapter_rejected` for a file or field of an adapter. */

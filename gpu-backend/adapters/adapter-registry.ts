@@ -1,9 +1,11 @@
 import { isDeepStrictEqual } from 'node:util'
+import type { MergePlan } from '../../protocol/adapter-merge.ts'
 import type { Digest } from '../../protocol/digest.ts'
 import type { Attributor } from '../attribution/attribution.ts'
 import type { BackendError } from '../errors.ts'
 import { describeThrown, type Log } from '../log.ts'
 import { type AdapterRegistration, rejectFile } from './adapter-folder.ts'
+import type { AdapterMerges, MergeLease, WeighedVersion } from './adapter-merges.ts'
 import type { AdapterSources } from './adapter-sources.ts'
 import type { AdapterRecord, AdapterStore } from './adapter-store.ts'
 import {
@@ -46,12 +48,22 @@ export interface AdapterRegistry {
    * when nothing is registered by that id. Rejects with why it cannot be brought there.
    */
   readonly lease: (id: string, signal?: AbortSignal) => Promise<AdapterLease | null>
+  /**
+   * Resolves when the merge of these adapters is in the engine, as `lease` does; the adapters stay
+   * registered for as long. Tells which member is not registered.
+   */
+  readonly leaseMerge: (plan: MergePlan, signal?: AbortSignal) => Promise<MergeLeaseResult>
   readonly find: (id: string) => AdapterEntry | null
   readonly list: () => readonly AdapterEntry[]
 }
 
+export type MergeLeaseResult =
+  | { readonly outcome: 'leased'; readonly lease: MergeLease }
+  | { readonly outcome: 'unknown_member'; readonly index: number }
+
 export interface AdapterRegistryOptions {
   readonly versions: AdapterVersions
+  readonly merges: Pick<AdapterMerges, 'lease'>
   readonly sources: Pick<AdapterSources, 'prepare' | 'forget'>
   /** Null: a restart finds nothing. */
   readonly store: AdapterStore | null
@@ -139,6 +151,23 @@ class Registry implements AdapterRegistry {
       if (slot.serving !== null && slot.serving !== version) return this.lease(id, signal)
       throw error
     }
+  }
+
+  async leaseMerge(
+    { members, ...rule }: MergePlan,
+    signal?: AbortSignal,
+  ): Promise<MergeLeaseResult> {
+    const slots = members.map(({ id }) => this.#slots.get(id))
+    for (const slot of slots) {
+      if (slot && !slot.serving) await slot.newest?.done.catch(() => undefined)
+    }
+    const weighed: WeighedVersion[] = []
+    for (const [index, { weightPpm }] of members.entries()) {
+      const version = slots[index]?.serving
+      if (!version) return { outcome: 'unknown_member', index }
+      weighed.push({ version, weightPpm })
+    }
+    return { outcome: 'leased', lease: await this.#options.merges.lease(weighed, rule, signal) }
   }
 
   find(id: string): AdapterEntry | null {

@@ -27,7 +27,7 @@ export interface VersionStatus {
   readonly error: BackendError | null
   /** Newest last. */
   readonly events: readonly AdapterEvent[]
-  /** Requests in the engine. */
+  /** Requests in the engine, and those on or waiting for a merge with it. */
   readonly useCount: number
   /** Requests that wait for the adapter to come there. */
   readonly waitingCount: number
@@ -48,6 +48,8 @@ export interface AdapterVersionsOptions {
   readonly sources: AdapterSources
   readonly ramBudgetBytes: number
   readonly countState: (state: AdapterState) => void
+  /** Told when no version has a content any more. */
+  readonly onGone: (digest: Digest) => Promise<void>
   readonly now: () => number
 }
 
@@ -142,6 +144,16 @@ export class AdapterVersions {
     }
   }
 
+  /** A use outside the engine, as a part of a merge: the version stays, in memory or not. */
+  keep(version: AdapterVersion): () => void {
+    const usage = this.#find(version)
+    usage.useCount += 1
+    return () => {
+      usage.useCount -= 1
+      this.#noteIdle(usage)
+    }
+  }
+
   /** Waits for its uses to end, then lets go of the memory, and of the files that are ours. */
   async retire(version: AdapterVersion): Promise<void> {
     const { residency, sources } = this.#options
@@ -160,6 +172,7 @@ export class AdapterVersions {
     if (siblings?.size === 0) {
       this.#byDigest.delete(digest)
       await residency.discard(digest)
+      await this.#options.onGone(digest)
     }
     await sources.forget({ digest, source }, !this.hasStored(digest))
     this.#usages.delete(version)

@@ -11,6 +11,7 @@ import {
   type RegistrationFields,
   rejectFile,
 } from './adapter-folder.ts'
+import { AdapterMerges } from './adapter-merges.ts'
 import { type AdapterRegistry, createAdapterRegistry } from './adapter-registry.ts'
 import { createAdapterResidency, type ResidencyStats } from './adapter-residency.ts'
 import { createAdapterSources, requireStore } from './adapter-sources.ts'
@@ -78,7 +79,10 @@ export function createAdapters(options: AdaptersOptions): Adapters {
     engine,
     budgetBytes: ramBudgetBytes,
     maxWaitingCount: options.maxWaitingCount,
-    onChange: (digest) => versions.noteChange(digest),
+    onChange: (digest) => {
+      versions.noteChange(digest)
+      merges.noteChange(digest)
+    },
     log,
   })
   const sources = createAdapterSources({
@@ -88,16 +92,25 @@ export function createAdapters(options: AdaptersOptions): Adapters {
     store,
     hub: { ...options.hub, maxFileBytes },
   })
-  const versions = new AdapterVersions({
+  const versions: AdapterVersions = new AdapterVersions({
     residency,
     sources,
     ramBudgetBytes,
     countState: (state) => stateCounts.set(state, (stateCounts.get(state) ?? 0) + 1),
+    onGone: (digest) => merges.forgetMember(digest),
+    now,
+  })
+  const merges: AdapterMerges = new AdapterMerges({
+    versions,
+    residency,
+    sources,
+    ramBudgetBytes,
     now,
   })
   store?.watch((digest) => versions.noteChange(digest))
   const registry = createAdapterRegistry({
     versions,
+    merges,
     sources,
     store,
     modelDigest: model.digest,

@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto'
 import { setImmediate } from 'node:timers/promises'
 import type { Digest } from '../../protocol/digest.ts'
 import { BackendError } from '../errors.ts'
+import { halfToFloat } from '../model/half-float.ts'
 import { ModelFileError } from '../model/model-file-error.ts'
 import { linearSizes, type ModelConfig } from '../model/model-source.ts'
 import { type SafetensorsFile, type StoredTensor, toFloat32 } from '../model/safetensors.ts'
@@ -41,6 +42,9 @@ export async function inspectLora(
     const [inSize, outSize] = sizes[module.linear]
     const a = claim(tensors, tensorNames(module).a, [rank, inSize])
     const b = claim(tensors, tensorNames(module).b, [outSize, rank])
+    if (!Number.isFinite(Math.fround(largestMagnitude(b) * scale))) {
+      throw rejected(b.name, `overflows 32-bit floats at the scale ${scale}`)
+    }
     hash.update(`${key} ${rank} ${a.dtype} ${b.dtype} `).update(new Float64Array([scale]))
     hash.update(a.data).update(b.data)
     unclaimed.delete(a.name)
@@ -52,21 +56,36 @@ export async function inspectLora(
   return { digest: `0x${hash.digest('hex')}`, sizeBytes }
 }
 
-/** The values of a file that {@link inspectLora} has passed. */
+/** The values of a file that {@link inspectLora} has passed, all in one buffer of `sizeBytes`. */
 export async function convertLora(
   plan: ReadonlyMap<LoraModuleKey, ModulePlan>,
   { tensors }: SafetensorsFile,
+  { sizeBytes }: LoraSummary,
 ): Promise<LoraWeights['modules']> {
   const modules = new Map<LoraModuleKey, LoraModule>()
+  const memory = new Float32Array(sizeBytes / Float32Array.BYTES_PER_ELEMENT)
+  let end = 0
+  const take = (length: number) => {
+    end += length
+    return memory.subarray(end - length, end)
+  }
   for (const [key, module] of plan) {
     await setImmediate()
     const { rank, scale } = module
     const names = tensorNames(module)
-    const a = toFloat32(find(tensors, names.a))
-    const stored = toFloat32(find(tensors, names.b))
-    modules.set(key, { rank, scale, a, b: transpose(stored, stored.length / rank, rank) })
+    const a = floats(find(tensors, names.a))
+    const b = floats(find(tensors, names.b))
+    const own = { a: take(a.length), b: take(b.length) }
+    own.a.set(a)
+    transpose(b, rank, own.b)
+    modules.set(key, { rank, scale, ...own })
   }
   return modules
+}
+
+/** In place where they are float32 already. */
+function floats(tensor: StoredTensor): Float32Array {
+  return tensor.dtype === 'F32' ? words(tensor.data, Float32Array) : toFloat32(tensor)
 }
 
 function tensorNames({ name }: ModulePlan) {
@@ -94,22 +113,33 @@ function claim(
       `has the shape [${tensor.shape.join(', ')}] and must have [${shape.join(', ')}]`,
     )
   }
-  if (!hasFiniteValues(tensor)) throw rejected(name, 'holds values that are not finite')
+  if (!Number.isFinite(largestMagnitude(tensor)))
+    throw rejected(name, 'holds values that are not finite')
   return tensor
 }
 
-/** By the bits of the exponent, all of which are set in an infinity and a NaN: nothing is converted. */
-function hasFiniteValues({ name, dtype, data }: StoredTensor): boolean {
+/** By the bits, which order as magnitudes do, infinity and NaN last: one value is converted. */
+function largestMagnitude({ name, dtype, data }: StoredTensor): number {
   switch (dtype) {
     case 'F32':
-      return words(data, Uint32Array).every((bits) => (bits & 0x7f800000) !== 0x7f800000)
+      return bitsToFloat(largest(words(data, Uint32Array), 0x7fff_ffff))
     case 'F16':
-      return words(data, Uint16Array).every((bits) => (bits & 0x7c00) !== 0x7c00)
+      return halfToFloat(largest(words(data, Uint16Array), 0x7fff))
     case 'BF16':
-      return words(data, Uint16Array).every((bits) => (bits & 0x7f80) !== 0x7f80)
+      return bitsToFloat(largest(words(data, Uint16Array), 0x7fff) << 16)
     default:
       throw new ModelFileError(`Tensor "${name}" is ${dtype}; weights must be F32, F16 or BF16.`)
   }
+}
+
+function largest(values: Uint32Array | Uint16Array, mask: number): number {
+  let most = 0
+  for (let i = 0; i < values.length; i++) most = Math.max(most, (values[i] ?? 0) & mask)
+  return most
+}
+
+function bitsToFloat(bits: number): number {
+  return new Float32Array(Uint32Array.of(bits).buffer)[0] ?? 0
 }
 
 /** The bytes as little-endian words; copied where they are not aligned. */
@@ -126,14 +156,14 @@ function words<Words>(
 }
 
 /** [out, R] → [R, out]. */
-function transpose(values: Float32Array, outSize: number, rank: number): Float32Array {
-  const transposed = new Float32Array(values.length)
-  for (let row = 0; row < outSize; row++) {
-    for (let column = 0; column < rank; column++) {
-      transposed[column * outSize + row] = values[row * rank + column] ?? 0
+function transpose(values: Float32Array, rank: number, transposed: Float32Array): void {
+  const outSize = values.length / rank
+  for (let column = 0; column < rank; column++) {
+    const start = column * outSize
+    for (let row = 0; row < outSize; row++) {
+      transposed[start + row] = values[row * rank + column] ?? 0
     }
   }
-  return transposed
 }
 
 function rejected(param: string, why: string): BackendError {

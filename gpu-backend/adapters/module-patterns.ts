@@ -32,6 +32,15 @@ const PARENTS: Record<LinearName, string> = {
 /** Names are 40 characters, a match takes microseconds: what takes this long backtracks without end. */
 const MATCH_TIMEOUT_MS = 1000
 
+/** Of all patterns of one config together. */
+export interface MatchBudget {
+  leftMs: number
+}
+
+export function createMatchBudget(): MatchBudget {
+  return { leftMs: MATCH_TIMEOUT_MS }
+}
+
 /** Where matching can be stopped by the clock. Nothing but regular expressions runs in it. */
 const CONTEXT = createContext()
 
@@ -55,23 +64,31 @@ export function matchesSuffix(name: string, suffix: string): boolean {
 }
 
 /** The names that a regular expression matches from end to end (Python's `re.fullmatch`). Throws {@link PatternError}. */
-export function matchWhole(pattern: string, names: readonly string[]): ReadonlySet<string> {
-  return runPattern(`^(?:${pattern})$`, pattern, names)
+export function matchWhole(
+  pattern: string,
+  names: readonly string[],
+  budget: MatchBudget,
+): ReadonlySet<string> {
+  return runPattern(`^(?:${pattern})$`, pattern, { names, budget })
 }
 
 /**
  * The names that a key of `rank_pattern` or `alpha_pattern` means: PEFT's
  * `re.match(rf"(.*\.)?({key})$", name)`, under which a plain name is its own pattern. Throws {@link PatternError}.
  */
-export function matchPatternKey(key: string, names: readonly string[]): ReadonlySet<string> {
-  return runPattern(`^(?:.*\\.)?(?:${key})$`, key, names)
+export function matchPatternKey(
+  key: string,
+  names: readonly string[],
+  budget: MatchBudget,
+): ReadonlySet<string> {
+  return runPattern(`^(?:.*\\.)?(?:${key})$`, key, { names, budget })
 }
 
 /** Matches with a time limit: a config from a stranger must not stop the server. */
 function runPattern(
   source: string,
   pattern: string,
-  names: readonly string[],
+  { names, budget }: { readonly names: readonly string[]; readonly budget: MatchBudget },
 ): ReadonlySet<string> {
   if (pattern.length > MAX_PATTERN_LENGTH) {
     throw new PatternError(`has more than ${MAX_PATTERN_LENGTH} characters`)
@@ -88,10 +105,12 @@ function runPattern(
     `((re, names) => names.map((name) => re.test(name)))(new RegExp(${JSON.stringify(source)}), ${JSON.stringify(names)})`,
   )
   let matches: readonly boolean[]
+  const startMs = performance.now()
   try {
-    matches = script.runInContext(CONTEXT, { timeout: MATCH_TIMEOUT_MS })
+    matches = script.runInContext(CONTEXT, { timeout: Math.max(1, Math.ceil(budget.leftMs)) })
   } catch (cause) {
     throw new PatternError(`"${pattern}" takes too long to match`, { cause })
   }
+  budget.leftMs -= performance.now() - startMs
   return new Set(names.filter((_, index) => matches[index]))
 }

@@ -18,6 +18,7 @@ import { answerMetrics } from './metrics.ts'
 import { findModel, listModels } from './models.ts'
 import { findRequestReport } from './request-reports.ts'
 import type { BackendContext, BackendEnv, Services } from './services.ts'
+import { answerDetokenize, answerTokenize } from './tokenize.ts'
 
 type Operation = (c: BackendContext, services: Services) => Response | Promise<Response>
 
@@ -28,6 +29,10 @@ const ROUTES: Record<string, Readonly<Record<string, Operation>>> = {
   '/v1/chat/completions': { POST: answerChatCompletion },
   '/v1/completions': { POST: answerCompletion },
   '/v1/embeddings': { POST: answerEmbeddings },
+  '/tokenize': { POST: answerTokenize },
+  '/v1/tokenize': { POST: answerTokenize },
+  '/detokenize': { POST: answerDetokenize },
+  '/v1/detokenize': { POST: answerDetokenize },
   '/v1/models': { GET: listModels },
   '/v1/models/:id{.+}': { GET: findModel },
   '/v1/adapters': { GET: listAdapters, POST: registerAdapter },

@@ -1,4 +1,5 @@
 import { z } from 'zod'
+import { planMerge } from '../../protocol/adapter-merge.ts'
 import type { ChatMessage } from '../text/chat-message.ts'
 import { answerJob } from './answer.ts'
 import { messageSchema } from './chat-messages.ts'
@@ -71,6 +72,7 @@ export async function answerChatCompletion(
       tenant: c.var.tenant,
       tier: c.var.tier,
       model: fields.model,
+      merge: planMerge(fields.tallygate),
       prompts: [{ ...prompt, maxTokens }],
       choiceCount: fields.n ?? 1,
       sampling,

@@ -1,5 +1,6 @@
 import { setImmediate } from 'node:timers/promises'
 import { z } from 'zod'
+import { planMerge } from '../../protocol/adapter-merge.ts'
 import { BackendError } from '../errors.ts'
 import type { ChatPrompt } from '../text/chat-template.ts'
 import { answerJob } from './answer.ts'
@@ -72,6 +73,7 @@ export async function answerCompletion(c: BackendContext, services: Services): P
       tenant: c.var.tenant,
       tier: c.var.tier,
       model: fields.model,
+      merge: planMerge(fields.tallygate),
       prompts: prompts.map((prompt) => ({ ...prompt, maxTokens: limit(prompt) })),
       choiceCount,
       sampling,

@@ -1,4 +1,5 @@
 import { setMaxListeners } from 'node:events'
+import type { MergePlan } from '../../protocol/adapter-merge.ts'
 import type { Provenance, Tier, Usage } from '../../protocol/backend.ts'
 import type { EngineRequest } from '../engine/engine-port.ts'
 import { BackendError } from '../errors.ts'
@@ -17,6 +18,8 @@ export interface EmbeddingJob {
   readonly tier: Tier
   /** As the caller named it. */
   readonly model: string
+  /** Adapters to merge over that model; null: none. */
+  readonly merge: MergePlan | null
   readonly inputs: readonly ChatPrompt[]
   /** What becomes of the mean state [H] of an input: the vector as base64. */
   readonly finish: (mean: Float32Array) => string
@@ -37,7 +40,7 @@ export async function embedInputs(
 ): Promise<Embedded> {
   const startedAtMs = services.now()
   const waitSignal = AbortSignal.any([callerSignal, services.shutdownSignal])
-  const target = await leaseModel(job.model, services, waitSignal)
+  const target = await leaseModel(job, services, waitSignal)
   try {
     const tokenCount = job.inputs.reduce((sum, { tokens }) => sum + tokens.length, 0)
     const report = openReport(services, job.requestId, tokenCount)

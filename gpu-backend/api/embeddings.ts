@@ -1,5 +1,6 @@
 import { setImmediate } from 'node:timers/promises'
 import { z } from 'zod'
+import { mergeRequestSchema, planMerge } from '../../protocol/adapter-merge.ts'
 import { BackendError } from '../errors.ts'
 import type { ChatPrompt } from '../text/chat-template.ts'
 import { type EmbeddingJob, embedInputs } from './embedding-job.ts'
@@ -28,6 +29,7 @@ const embeddingSchema = z.object({
   ),
   encoding_format: z.enum(['float', 'base64']).nullish(),
   dimensions: z.int().min(1).nullish(),
+  tallygate: mergeRequestSchema.nullish(),
 })
 
 /**
@@ -47,6 +49,7 @@ export async function answerEmbeddings(c: BackendContext, services: Services): P
     tenant: c.var.tenant,
     tier: c.var.tier,
     model: fields.model,
+    merge: planMerge(fields.tallygate),
     inputs: await encodeInputs(fields.input, model),
     finish: (mean) => encodeBytes(normalise(mean.subarray(0, dimensions ?? mean.length))),
   }

@@ -1,4 +1,5 @@
 import { setMaxListeners } from 'node:events'
+import type { MergePlan } from '../../protocol/adapter-merge.ts'
 import type { Provenance, Tier, Usage } from '../../protocol/backend.ts'
 import type {
   EngineEvent,
@@ -25,6 +26,8 @@ export interface GenerationJob
   readonly tier: Tier
   /** As the caller named it. */
   readonly model: string
+  /** Adapters to merge over that model; null: none. */
+  readonly merge: MergePlan | null
   readonly prompts: readonly (ChatPrompt & { readonly maxTokens: number })[]
   readonly choiceCount: number
   readonly sampling: Omit<SamplingParams, 'seed'>
@@ -93,7 +96,7 @@ export async function runGeneration(
 ): Promise<GenerationOutcome> {
   const startedAtMs = services.now()
   const target = await leaseModel(
-    job.model,
+    job,
     services,
     AbortSignal.any([watch.signal, services.shutdownSignal]),
   )

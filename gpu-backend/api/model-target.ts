@@ -1,42 +1,91 @@
+import type { AdapterMerge, MergePlan } from '../../protocol/adapter-merge.ts'
 import type { AdapterVersion } from '../adapters/adapter-versions.ts'
+import { mergeAttributors } from '../attribution/merge-attributors.ts'
 import { BackendError } from '../errors.ts'
 import type { Services } from './services.ts'
 
-/** What a request's `model` names, held for the request until `release`. */
+/** The adapter that answers: a registered one, or a merge of several. */
+export interface ServedAdapter extends Pick<AdapterVersion, 'digest' | 'owner' | 'attributor'> {
+  /** Null for one that is registered. */
+  readonly merge: AdapterMerge | null
+}
+
+/** What a request names, held for the request until `release`. */
 export interface ModelTarget {
   /** Null: the base model. */
-  readonly adapter: AdapterVersion | null
+  readonly adapter: ServedAdapter | null
   readonly release: () => void
 }
 
+type TargetServices = Pick<Services, 'adapters' | 'model'>
+
 /**
- * The base model by its id, an adapter by its own or as `base:adapter`. An adapter that is not in
- * the engine is waited for, until the signal is aborted. Throws `model_not_found`, or why the adapter
- * cannot be loaded.
+ * The base model by its id, an adapter by its own or as `base:adapter`, or a merge over the base
+ * model. What is not in the engine is waited for, until the signal is aborted. Throws
+ * `model_not_found`, or why it cannot be loaded.
  */
 export async function leaseModel(
-  model: string,
-  { adapters, model: base }: Pick<Services, 'adapters' | 'model'>,
+  { model, merge }: { readonly model: string; readonly merge: MergePlan | null },
+  services: TargetServices,
   signal: AbortSignal,
 ): Promise<ModelTarget> {
+  const { adapters, model: base } = services
+  if (merge) return leaseMerge(model, merge, services, signal)
   if (model === base.id) return { adapter: null, release: () => undefined }
-  const id = model.startsWith(`${base.id}:`) ? model.slice(base.id.length + 1) : model
+  const id = withoutBase(model, base.id)
   const lease = await adapters.lease(id, signal).catch((error: unknown) => {
     throw explainFailure(id, error, signal)
   })
-  if (lease) return { adapter: lease.version, release: lease.release }
+  if (lease) return { adapter: { ...lease.version, merge: null }, release: lease.release }
   const error = adapters.find(id)?.error
   if (error) throw explainFailure(id, error, signal)
-  throw new BackendError('model_not_found', `The model '${model}' does not exist.`, {
-    param: 'model',
+  throw unknownModel(model, 'model')
+}
+
+async function leaseMerge(
+  model: string,
+  plan: MergePlan,
+  { adapters, model: base }: TargetServices,
+  signal: AbortSignal,
+): Promise<ModelTarget> {
+  if (model !== base.id) {
+    if (adapters.find(withoutBase(model, base.id)) === null) throw unknownModel(model, 'model')
+    const message = `'model': must be '${base.id}' where 'tallygate.adapters' names the adapters`
+    throw new BackendError('invalid_request', message, { param: 'model' })
+  }
+  const members = plan.members.map((member) => ({
+    ...member,
+    id: withoutBase(member.id, base.id),
+  }))
+  const result = await adapters.leaseMerge({ ...plan, members }, signal).catch((error) => {
+    throw signal.aborted ? shuttingDown() : error
   })
+  if (result.outcome === 'unknown_member') {
+    const id = plan.members[result.index]?.id ?? ''
+    throw unknownModel(id, `tallygate.adapters[${result.index}].id`)
+  }
+  const { digest, merge, members: held, release } = result.lease
+  const attributor = mergeAttributors(
+    held.map(({ version, weightPpm }) => ({ attributor: version.attributor, weightPpm })),
+  )
+  return { adapter: { digest, owner: null, attributor, merge }, release }
+}
+
+function withoutBase(id: string, baseId: string): string {
+  return id.startsWith(`${baseId}:`) ? id.slice(baseId.length + 1) : id
+}
+
+function unknownModel(id: string, param: string): BackendError {
+  return new BackendError('model_not_found', `The model '${id}' does not exist.`, { param })
+}
+
+function shuttingDown(): BackendError {
+  return new BackendError('overloaded', 'The server is shutting down.', { retryAfterMs: 1000 })
 }
 
 /** To the caller of a model, a rejected adapter is one that is not there. */
 function explainFailure(id: string, error: unknown, signal: AbortSignal): unknown {
-  if (signal.aborted) {
-    return new BackendError('overloaded', 'The server is shutting down.', { retryAfterMs: 1000 })
-  }
+  if (signal.aborted) return shuttingDown()
   if (!(error instanceof BackendError) || error.code !== 'adapter_rejected') return error
   return new BackendError(
     'model_not_found',

@@ -9,11 +9,16 @@ export function listModels(c: BackendContext, services: Services): Response {
 
 /** `GET /v1/models/{id}`, also as `base:adapter`. */
 export function findModel(c: BackendContext, services: Services): Response {
-  const asked = c.req.param('id') ?? ''
+  return c.json(requireModel(c.req.param('id') ?? '', services))
+}
+
+/** The model of a name, the base model where none is given. Throws `model_not_found`. */
+export function requireModel(name: string | null | undefined, services: Services): BackendModel {
+  const asked = name ?? services.model.id
   const prefix = `${services.model.id}:`
   const id = asked.startsWith(prefix) ? asked.slice(prefix.length) : asked
   const model = describeModels(services).find((candidate) => candidate.id === id)
-  if (model) return c.json(model)
+  if (model) return model
   throw new BackendError('model_not_found', 'The model does not exist.', { param: 'model' })
 }
 

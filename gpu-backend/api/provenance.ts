@@ -1,11 +1,12 @@
+import type { AdapterMerge } from '../../protocol/adapter-merge.ts'
 import type { Provenance } from '../../protocol/backend.ts'
 import { hashText } from '../../protocol/content-hash.ts'
 import { type Digest, ZERO_DIGEST } from '../../protocol/digest.ts'
-import type { AdapterVersion } from '../adapters/adapter-versions.ts'
+import type { ServedAdapter } from './model-target.ts'
 
 interface AnsweredRequest {
   readonly modelDigest: Digest
-  readonly adapter: AdapterVersion | null
+  readonly adapter: ServedAdapter | null
   readonly prompts: readonly string[]
   /** One text a choice. */
   readonly answers: readonly string[]
@@ -21,11 +22,24 @@ export function describeProvenance(request: AnsweredRequest): Provenance {
     model_digest: modelDigest,
     adapter_digest: adapter?.digest ?? ZERO_DIGEST,
     adapter_owner: adapter?.owner ?? null,
+    ...(adapter?.merge && { merge: formatMerge(adapter.merge) }),
     attribution_digest: ZERO_DIGEST,
     contributors: [],
     spans: [],
     prompt_hash: hashText(prompts.join(SEPARATOR)),
     output_hash: hashText(answers.join(SEPARATOR)),
+  }
+}
+
+function formatMerge({ method, densityPpm, members }: AdapterMerge): Provenance['merge'] {
+  return {
+    method,
+    density_ppm: densityPpm,
+    members: members.map(({ digest, owner, weightPpm }) => ({
+      digest,
+      owner,
+      weight_ppm: weightPpm,
+    })),
   }
 }
 

@@ -1,4 +1,5 @@
 import { z } from 'zod'
+import { mergeRequestSchema } from '../../protocol/adapter-merge.ts'
 import type { SamplingParams } from '../engine/engine-port.ts'
 import { BackendError } from '../errors.ts'
 import { UNSUPPORTED } from './json-body.ts'
@@ -61,6 +62,7 @@ export const samplingFields = {
   stream: z.boolean().nullish(),
   stream_options: z.object({ include_usage: z.boolean().nullish() }).nullish(),
   user: z.string().nullish(),
+  tallygate: mergeRequestSchema.nullish(),
 }
 
 type SamplingFields = z.infer<z.ZodObject<typeof samplingFields>>

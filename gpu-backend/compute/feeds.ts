@@ -120,7 +120,7 @@ function planPages(
   const inputs = rowGroupInputs(group)
   return {
     [inputs.pageRows]: int64s(pageRows, [range.count]),
-    [inputs.pageMask]: { data: mask, dims: [range.count, 1, 1, PAGE_LENGTH] },
+    [inputs.pageMask]: { data: mask, dims: [range.count, 1, 1, 1, PAGE_LENGTH] },
   }
 }
 
@@ -143,7 +143,7 @@ function planTiles(
   const inputs = rowGroupInputs(group)
   return {
     [inputs.tiles]: int64s(tiles, [tileCount, rowCount]),
-    [inputs.tileMask]: { data: mask, dims: [tileCount, rowCount, 1, 1, 1] },
+    [inputs.tileMask]: { data: mask, dims: [tileCount, rowCount, 1, 1, 1, 1] },
   }
 }
 

@@ -17,7 +17,7 @@ export interface PagedRow extends KvRow {
 export interface PageRange {
   readonly first: number
   readonly count: number
-  /** By layer: `k` [count, KV, D, 64], `v` [count, KV, 64, D] float32. */
+  /** By layer: [count, KV, 1, 64, D] float32. */
   readonly layers: readonly { readonly k: Tensor; readonly v: Tensor }[]
 }
 
@@ -119,26 +119,35 @@ export class KvPages {
    * [2L, T, KV, D].
    */
   append(row: PagedRow, present: Float32Array, tokens: { first: number; count: number }): void {
-    const size = this.#headSize
-    const tokenSize = this.#heads * size
-    const layerSize = present.length / (2 * this.#layers.length)
+    const tokenSize = this.#heads * this.#headSize
+    const partSize = present.length / (2 * this.#layers.length)
     for (let i = 0; i < tokens.count; i++) {
-      const slot = row.length % PAGE_LENGTH
-      if (slot === 0) this.#beginPage(row)
+      if (row.length % PAGE_LENGTH === 0) this.#beginPage(row)
       const page = row.pages.at(-1)
       assert(page !== undefined, 'A row that holds tokens has a page.')
-      this.#layers.forEach((layer, l) => {
-        const from = l * layerSize + (tokens.first + i) * tokenSize
-        const fromV = from + this.#layers.length * layerSize
-        for (let head = 0; head < this.#heads; head++) {
-          const to = (page * this.#heads + head) * PAGE_LENGTH * size
-          for (let d = 0; d < size; d++) {
-            layer.k[to + d * PAGE_LENGTH + slot] = present[from + head * size + d] ?? 0
-            layer.v[to + slot * size + d] = present[fromV + head * size + d] ?? 0
-          }
+      const slot = (page * this.#heads * PAGE_LENGTH + (row.length % PAGE_LENGTH)) * this.#headSize
+      let from = (tokens.first + i) * tokenSize
+      for (const part of ['k', 'v'] as const) {
+        for (const layer of this.#layers) {
+          this.#writeHeads(layer[part], slot, present.subarray(from, from + tokenSize))
+          from += partSize
         }
-      })
+      }
       row.length += 1
+    }
+  }
+
+  /** Writes a token's `heads` [KV, D] at `slot` of its page's first head, and so on. */
+  #writeHeads(array: Float32Array, slot: number, heads: Float32Array): void {
+    const stride = (PAGE_LENGTH - 1) * this.#headSize
+    let to = slot
+    let d = 0
+    for (const value of heads) {
+      array[to++] = value
+      if (++d === this.#headSize) {
+        d = 0
+        to += stride
+      }
     }
   }
 
@@ -210,14 +219,12 @@ export class KvPages {
     const first = Math.min(from, this.pageCount - count)
     const known = this.#ranges.get(group)
     if (known?.first === first && known.count === count) return known
-    const view = (array: Float32Array, pageDims: readonly number[]): Tensor => ({
+    const dims = [count, this.#heads, 1, PAGE_LENGTH, this.#headSize]
+    const view = (array: Float32Array): Tensor => ({
       data: array.subarray(first * this.#pageSize, (first + count) * this.#pageSize),
-      dims: [count, this.#heads, ...pageDims],
+      dims,
     })
-    const layers = this.#layers.map(({ k, v }) => ({
-      k: view(k, [this.#headSize, PAGE_LENGTH]),
-      v: view(v, [PAGE_LENGTH, this.#headSize]),
-    }))
+    const layers = this.#layers.map(({ k, v }) => ({ k: view(k), v: view(v) }))
     const range = { first, count, layers }
     this.#ranges.set(group, range)
     return range

@@ -1,11 +1,10 @@
 import assert from 'node:assert/strict'
 import type { LoraWeights } from '../adapters/lora-weights.ts'
 import {
+  groupSize,
   LINEAR_GROUP_NAMES,
   LINEAR_GROUPS,
   type LinearGroup,
-  LORA_KEPT,
-  LORA_TOKENS,
   loraInputs,
   loraLayerInput,
   RANK_TILE,
@@ -25,18 +24,26 @@ interface LoadedAdapter {
   readonly ranks: ReadonlyMap<LinearName, number>
 }
 
-/** One linear layer of one adapter, with all its model layers, in consecutive ranks of a group. */
+/** One adapter's consecutive tiles of a group, for all model layers. */
 interface Slot {
   readonly adapter: string
-  readonly linear: LinearName
+  /** The first tile, and how many. */
   readonly start: number
-  /** A power of two that divides `start`. */
   readonly size: number
 }
 
+/** A slot that a step uses. */
+interface ActiveSlot extends Slot {
+  /** Its tokens, in order. */
+  readonly tokens: readonly number[]
+}
+
+/** See `loraInputs`. */
+const MIN_TILES = 2
+
 /**
- * The adapters of the running batch, laid side by side for the graph: ranks of `a` and `b` by group
- * of linear layers. An adapter keeps its ranks while they are not needed by another, so a change of
+ * The adapters of the running batch, laid under each other for the graph: tiles of `a` and `b` by
+ * group of linear layers. An adapter keeps its tiles while they are not needed by another, so a change of
  * the batch copies no more than the adapters that came.
  */
 export class LoraSlots {
@@ -57,7 +64,6 @@ export class LoraSlots {
 
   load(weights: LoraWeights): void {
     for (const [key, { a, b, scale }] of weights.modules) {
-      // Its columns meet the other adapters' zeros in one product, and 0 · ∞ is not 0.
       if (!areFinite(a, 1) || !areFinite(b, scale)) {
         throw new RangeError(`Adapter ${weights.digest} has a weight that is not finite in ${key}.`)
       }
@@ -72,23 +78,23 @@ export class LoraSlots {
 
   /** The inputs `lora.*` for a step whose token t has adapter `adapters[t]`. */
   feed(adapters: readonly (string | null)[]): Record<string, Tensor> {
-    const active = new Map<string, LoadedAdapter>()
-    for (const digest of adapters) {
-      if (digest === null || active.has(digest)) continue
+    const active = new Map<string, ActiveAdapter>()
+    adapters.forEach((digest, token) => {
+      if (digest === null) return
       const adapter = this.#adapters.get(digest)
       assert(adapter, `Adapter ${digest} is loaded.`)
-      active.set(digest, adapter)
-    }
-    const kept = adapters.map((_, token) => token)
-    const tokens = kept.length === 1 ? [0, 0] : kept
-    const feeds: Record<string, Tensor> = {
-      [LORA_TOKENS]: int64s(tokens, [tokens.length]),
-      [LORA_KEPT]: int64s(kept, [kept.length]),
-    }
-    const owners = tokens.map((token) => adapters[token] ?? null)
-    for (const group of this.#groups) Object.assign(feeds, group.feed(active, owners))
+      const known = active.get(digest)
+      if (known) known.tokens.push(token)
+      else active.set(digest, { ...adapter, tokens: [token] })
+    })
+    const feeds: Record<string, Tensor> = {}
+    for (const group of this.#groups) Object.assign(feeds, group.feed(active, adapters.length))
     return feeds
   }
+}
+
+interface ActiveAdapter extends LoadedAdapter {
+  readonly tokens: number[]
 }
 
 /** The slots of one group of linear layers. */
@@ -97,149 +103,161 @@ class SlotGroup {
   readonly #inputSize: number
   readonly #outputSize: number
   readonly #columns: ReadonlyMap<LinearName, number>
-  /** By layer: `a` [capacity, in], `b` [capacity, out]. */
+  /** By layer: `a` [capacity, 16, in], `b` [capacity, 16, out]. */
   #layers: { a: Float32Array; b: Float32Array }[]
-  #capacity = RANK_TILE
+  #capacity = MIN_TILES
   #slots: Slot[] = []
-  /** Ranks that are fed, and the tensors over them. */
-  #fedRanks = 0
+  /** Tiles that are fed, and the tensors over them. */
+  #fedTiles = 0
   #fedLayers: Record<string, Tensor> = {}
 
   constructor(group: LinearGroup, config: ModelConfig) {
     const sizes = linearSizes(config)
+    const { inputSize, outputSize } = groupSize(config, group)
     const columns = new Map<LinearName, number>()
-    let outputSize = 0
+    let column = 0
     for (const linear of LINEAR_GROUPS[group]) {
-      columns.set(linear, outputSize)
-      outputSize += sizes[linear][1]
+      columns.set(linear, column)
+      column += sizes[linear][1]
     }
     this.#group = group
     this.#columns = columns
-    this.#inputSize = sizes[LINEAR_GROUPS[group][0]][0]
+    this.#inputSize = inputSize
     this.#outputSize = outputSize
-    this.#layers = Array.from({ length: config.layerCount }, () => this.#createLayer(RANK_TILE))
+    this.#layers = Array.from({ length: config.layerCount }, () => this.#createLayer(MIN_TILES))
   }
 
   evict(adapter: string): void {
     this.#slots = this.#slots.filter((slot) => slot.adapter !== adapter)
   }
 
-  feed(
-    active: ReadonlyMap<string, LoadedAdapter>,
-    adapters: readonly (string | null)[],
-  ): Record<string, Tensor> {
+  feed(active: ReadonlyMap<string, ActiveAdapter>, tokenCount: number): Record<string, Tensor> {
     const slots = this.#place(active)
-    const end = slots.reduce((most, slot) => Math.max(most, slot.start + slot.size), 1)
-    const rankCount = Math.ceil(end / RANK_TILE) * RANK_TILE
-    const { on, mask } = loraInputs(this.#group)
-    const own = new Uint8Array(adapters.length * rankCount)
-    for (const { adapter, start, size } of slots) {
-      adapters.forEach((digest, token) => {
-        const first = token * rankCount + start
-        if (digest === adapter) own.fill(1, first, first + size)
-      })
+    const tileCount = Math.max(MIN_TILES, endOf(slots))
+    const width = Math.max(1, ...slots.map((slot) => slot.tokens.length)) // M
+    const depth = Math.max(1, ...slots.map((slot) => slot.size)) // W
+    const tokens = new Array<number>(tileCount * width).fill(0)
+    const results = new Array<number>(depth * tokenCount).fill(0)
+    const isResult = new Uint8Array(results.length)
+    for (const slot of slots) {
+      for (let w = 0; w < slot.size; w++) {
+        slot.tokens.forEach((token, m) => {
+          const result = (slot.start + w) * width + m
+          tokens[result] = token
+          results[w * tokenCount + token] = result
+          isResult[w * tokenCount + token] = 1
+        })
+      }
     }
+    const inputs = loraInputs(this.#group)
     return {
-      [on]: { data: Uint8Array.of(slots.length > 0 ? 1 : 0), dims: [] },
-      [mask]: { data: own, dims: [adapters.length, rankCount] },
-      ...this.#feedLayers(rankCount),
+      [inputs.on]: { data: Uint8Array.of(slots.length > 0 ? 1 : 0), dims: [] },
+      [inputs.tokens]: int64s(tokens, [tileCount, width, 1]),
+      [inputs.results]: int64s(results, [depth, tokenCount]),
+      [inputs.isResult]: { data: isResult, dims: [depth, tokenCount, 1] },
+      ...this.#feedLayers(tileCount),
     }
   }
 
-  /** Finds or makes a slot for each linear layer that the active adapters change. */
-  #place(active: ReadonlyMap<string, LoadedAdapter>): Slot[] {
-    const wanted = [...active.values()].flatMap(({ weights, ranks }) =>
-      LINEAR_GROUPS[this.#group].flatMap((linear) => {
-        const rank = ranks.get(linear)
-        return rank === undefined ? [] : [{ weights, linear, size: nextPowerOfTwo(rank) }]
-      }),
-    )
+  /** Finds or makes a slot for each active adapter that changes a layer of the group. */
+  #place(active: ReadonlyMap<string, ActiveAdapter>): ActiveSlot[] {
+    const wanted = [...active.values()].flatMap((adapter) => {
+      const size = Math.ceil(this.#rankCount(adapter) / RANK_TILE)
+      return size > 0 ? [{ adapter, size }] : []
+    })
+    const neededTiles = wanted.reduce((sum, { size }) => sum + size, 0)
     const isActive = (slot: Slot) => active.has(slot.adapter)
-    const neededRanks = wanted.reduce((sum, { size }) => sum + size, 0)
-    const end = Math.max(0, ...this.#slots.filter(isActive).map((slot) => slot.start + slot.size))
-    if (end > 2 * Math.max(neededRanks, RANK_TILE)) this.#slots = []
-    const known = (adapter: string, linear: LinearName) =>
-      this.#slots.find((slot) => slot.adapter === adapter && slot.linear === linear)
+    const end = endOf(this.#slots.filter(isActive))
+    if (end > 2 * Math.max(neededTiles, MIN_TILES)) this.#slots = []
     return wanted
       .toSorted((a, b) => b.size - a.size)
-      .map(({ weights, linear, size }) => {
-        const found = known(weights.digest, linear)
-        if (found) return found
-        const start = this.#findStart(size, this.#slots.filter(isActive))
-        const slot = { adapter: weights.digest, linear, start, size }
+      .map(({ adapter, size }) => {
+        const { tokens, weights } = adapter
+        const found = this.#slots.find((slot) => slot.adapter === weights.digest)
+        if (found) return { ...found, tokens }
+        const start = findStart(size, this.#slots.filter(isActive))
+        const slot = { adapter: weights.digest, start, size }
         this.#slots = [...this.#slots.filter((other) => !overlap(slot, other)), slot]
-        this.#write(slot, weights)
-        return slot
+        this.#write(slot, adapter)
+        return { ...slot, tokens }
       })
   }
 
-  /**
-   * The lowest start that is free of `taken`, a multiple of `size`: ranks up to 128 then lie within
-   * one of the blocks of 128 that the product sums separately, and sum in the same order everywhere.
-   * (An adapter of a higher rank is summed in two blocks or one, as the machine's thread count has
-   * it: the same to rounding, not to the bit.)
-   */
-  #findStart(size: number, taken: readonly Slot[]): number {
-    let start = 0
-    while (taken.some((slot) => overlap({ start, size }, slot))) start += size
-    return start
+  #rankCount({ ranks }: LoadedAdapter): number {
+    return LINEAR_GROUPS[this.#group].reduce((sum, linear) => sum + (ranks.get(linear) ?? 0), 0)
   }
 
-  #write(slot: Slot, weights: LoraWeights): void {
-    const { start, size, linear } = slot
+  /** The ranks of its linear layers follow each other; the rest of the last tile is zeros. */
+  #write({ start, size }: Slot, { weights, ranks }: LoadedAdapter): void {
     this.#grow(start + size)
-    const column = this.#columns.get(linear) ?? 0
-    const inputs = this.#inputSize
-    const outputs = this.#outputSize
+    const [inputs, outputs] = [this.#inputSize, this.#outputSize]
+    const [first, end] = [start * RANK_TILE, (start + size) * RANK_TILE]
     this.#layers.forEach(({ a, b }, layer) => {
-      a.fill(0, start * inputs, (start + size) * inputs)
-      b.fill(0, start * outputs, (start + size) * outputs)
-      const module = weights.modules.get(`${layer}.${linear}`)
-      if (!module) return
-      a.set(module.a, start * inputs)
-      const width = module.b.length / module.rank
-      for (let r = 0; r < module.rank; r++) {
-        const to = (start + r) * outputs + column
-        for (let i = 0; i < width; i++) b[to + i] = (module.b[r * width + i] ?? 0) * module.scale
+      a.fill(0, first * inputs, end * inputs)
+      b.fill(0, first * outputs, end * outputs)
+      let row = first
+      for (const [linear, column] of this.#columns) {
+        const module = weights.modules.get(`${layer}.${linear}`)
+        if (module) {
+          a.set(module.a, row * inputs)
+          const width = module.b.length / module.rank
+          for (let r = 0; r < module.rank; r++) {
+            const to = (row + r) * outputs + column
+            for (let i = 0; i < width; i++)
+              b[to + i] = (module.b[r * width + i] ?? 0) * module.scale
+          }
+        }
+        row += ranks.get(linear) ?? 0
       }
     })
   }
 
-  #grow(ranks: number): void {
-    if (ranks <= this.#capacity) return
-    this.#capacity = nextPowerOfTwo(ranks)
+  #grow(tiles: number): void {
+    if (tiles <= this.#capacity) return
+    this.#capacity = 2 ** Math.ceil(Math.log2(tiles))
     this.#layers = this.#layers.map(({ a, b }) => {
       const grown = this.#createLayer(this.#capacity)
       grown.a.set(a)
       grown.b.set(b)
       return grown
     })
-    this.#fedRanks = 0
+    this.#fedTiles = 0
   }
 
-  #createLayer(ranks: number) {
+  #createLayer(tiles: number) {
     return {
-      a: new Float32Array(ranks * this.#inputSize),
-      b: new Float32Array(ranks * this.#outputSize),
+      a: new Float32Array(tiles * RANK_TILE * this.#inputSize),
+      b: new Float32Array(tiles * RANK_TILE * this.#outputSize),
     }
   }
 
-  #feedLayers(rankCount: number): Record<string, Tensor> {
-    if (this.#fedRanks === rankCount) return this.#fedLayers
-    const tiles = [rankCount / RANK_TILE, RANK_TILE, this.#inputSize]
+  #feedLayers(tileCount: number): Record<string, Tensor> {
+    if (this.#fedTiles === tileCount) return this.#fedLayers
+    const view = (array: Float32Array, size: number): Tensor => ({
+      data: array.subarray(0, tileCount * RANK_TILE * size),
+      dims: [tileCount, 1, RANK_TILE, size],
+    })
     this.#fedLayers = {}
     this.#layers.forEach(({ a, b }, layer) => {
-      this.#fedLayers[loraLayerInput(this.#group, 'a', layer)] = {
-        data: a.subarray(0, rankCount * this.#inputSize),
-        dims: tiles,
-      }
-      this.#fedLayers[loraLayerInput(this.#group, 'b', layer)] = {
-        data: b.subarray(0, rankCount * this.#outputSize),
-        dims: [rankCount, this.#outputSize],
-      }
+      this.#fedLayers[loraLayerInput(this.#group, 'a', layer)] = view(a, this.#inputSize)
+      this.#fedLayers[loraLayerInput(this.#group, 'b', layer)] = view(b, this.#outputSize)
     })
-    this.#fedRanks = rankCount
+    this.#fedTiles = tileCount
     return this.#fedLayers
+  }
+}
+
+function endOf(slots: readonly Slot[]): number {
+  return slots.reduce((end, slot) => Math.max(end, slot.start + slot.size), 0)
+}
+
+/** The lowest tile where so many are free of `taken`. */
+function findStart(size: number, taken: readonly Slot[]): number {
+  let start = 0
+  for (;;) {
+    const obstacle = taken.find((slot) => overlap({ start, size }, slot))
+    if (!obstacle) return start
+    start = obstacle.start + obstacle.size
   }
 }
 
@@ -257,10 +275,6 @@ function overlap(
   b: { readonly start: number; readonly size: number },
 ): boolean {
   return a.start < b.start + b.size && b.start < a.start + a.size
-}
-
-function nextPowerOfTwo(rank: number): number {
-  return 2 ** Math.ceil(Math.log2(rank))
 }
 
 function areFinite(values: Float32Array, scale: number): boolean {

@@ -1,6 +1,13 @@
 import ort from 'onnxruntime-node'
 import type { OnnxModel } from '../model/onnx-writer.ts'
 
+/**
+ * ONNX Runtime's own builds send usage data to Microsoft and leave files in the temporary folder,
+ * unless this stands in the environment of the process when the first session is made.
+ */
+// biome-ignore lint/style/noProcessEnv: there is no other way to tell the library
+process.env.ORT_DISABLE_TELEMETRY = '1'
+
 export const EXECUTION_PROVIDERS = ['cpu', 'webgpu', 'cuda'] as const
 
 /** Where ONNX Runtime runs the graph. */

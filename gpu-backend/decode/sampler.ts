@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import type { SamplingParams } from '../engine/engine-port.ts'
+import { expNegative } from './exp.ts'
 import { drawUniform } from './philox.ts'
 
 /** What the choice of an answer's next token depends on besides the logits. */
@@ -144,7 +145,7 @@ function drawToken(
   for (let id = 0; id < scores.length; id++) {
     const delta = (scores[id] ?? 0) - highest
     if (delta >= lowestDelta) {
-      weights[id] = Math.exp(delta / temperature)
+      weights[id] = expNegative(delta / temperature)
       ids[count++] = id
     }
   }
@@ -152,11 +153,22 @@ function drawToken(
   if (topK > 0 && topK < count) count = keepTop(candidates, count, topK, () => 1)
   if (topP < 1) {
     const mass = sumWeights(candidates, count)
+    count = dropTail(candidates, count, ((1 - topP) * mass) / count)
     count = keepTop(candidates, count, topP * mass, (kept) => weights[kept] ?? 0)
   }
   // Drawn in the order of the ids, so that a tiny change of one logit moves the others hardly at all.
   if (count < allCount) ids.subarray(0, count).sort()
   return pickByMass(candidates, count, drawUniform(seed, history.sampledCount))
+}
+
+/** Keeps those that weigh at least `least`. All that weigh less than an even part of what top-p leaves out are left out. */
+function dropTail({ ids, weights }: Candidates, count: number, least: number): number {
+  let keptCount = 0
+  for (let i = 0; i < count; i++) {
+    const id = ids[i] ?? 0
+    if ((weights[id] ?? 0) >= least) ids[keptCount++] = id
+  }
+  return keptCount
 }
 
 /**

@@ -34,9 +34,14 @@ export class KvMemory {
     return this.#runner.kvPageCount * this.#runner.kvPageTokens
   }
 
+  /** How many pages a row of `tokenCount` tokens has. */
+  countPages(tokenCount: number): number {
+    return Math.ceil(tokenCount / this.#runner.kvPageTokens)
+  }
+
   /** Whether a row of `capacityTokens` could be opened if `releasedCount` pages more were released. */
   hasRoom(capacityTokens: number, releasedCount = 0): boolean {
-    return this.#countPages(capacityTokens) <= this.#pool.availableCount + releasedCount
+    return this.countPages(capacityTokens) <= this.#pool.availableCount + releasedCount
   }
 
   /**
@@ -56,7 +61,7 @@ export class KvMemory {
       pages.push(own)
     }
     const kv = { row, pages, labelledCount: found.length }
-    for (let count = this.#countPages(capacityTokens); pages.length < count; ) {
+    for (let count = this.countPages(capacityTokens); pages.length < count; ) {
       this.#addEmpty(kv, this.#take())
     }
     return kv
@@ -111,9 +116,5 @@ export class KvMemory {
 
   #countFull({ row }: HeldKv): number {
     return Math.floor(row.length / this.#runner.kvPageTokens)
-  }
-
-  #countPages(tokenCount: number): number {
-    return Math.ceil(tokenCount / this.#runner.kvPageTokens)
   }
 }

@@ -56,30 +56,30 @@ export interface PlannedRow<T extends RunningView> {
 }
 
 /**
- * Plans one step over the running sequences, in their order of admission: every sequence that
- * decodes gets its token; what is left of the budget goes to prompts, one chunk each, and stops at
- * the first that does not fit, so that a later short chunk never overtakes an earlier long one.
+ * Plans one step over the running sequences: every sequence that decodes gets its token; what is
+ * left of the budget goes to prompts in the order of `takeTurns`, one chunk each, and stops at the
+ * first that does not fit, so that a later short chunk never overtakes an earlier long one.
  * After a preemption what was sampled is run again one by one, as at first: a chunk rounds differently.
  */
 export function planStep<T extends RunningView>(
   running: Iterable<T>,
   limits: EngineLimits,
+  takeTurns: (prompts: readonly T[]) => Iterable<T>,
 ): readonly PlannedRow<T>[] {
-  const decodes: PlannedRow<T>[] = []
+  const rows: PlannedRow<T>[] = []
   const prompts: T[] = []
   for (const sequence of running) {
     if (sequence.computedCount < sequence.promptTokenCount) prompts.push(sequence)
-    else decodes.push(planRow(sequence, 1))
+    else rows.push(planRow(sequence, 1))
   }
-  const chunks: PlannedRow<T>[] = []
-  let budget = limits.maxStepTokens - decodes.length
-  for (const sequence of prompts) {
+  let budget = limits.maxStepTokens - rows.length
+  for (const sequence of takeTurns(prompts)) {
     const row = planChunk(sequence, limits.chunkTokens)
     if (row.tokenCount > budget) break
     budget -= row.tokenCount
-    chunks.push(row)
+    rows.push(row)
   }
-  return [...decodes, ...chunks]
+  return rows
 }
 
 function planChunk<T extends RunningView>(sequence: T, chunkTokens: number): PlannedRow<T> {

@@ -33,6 +33,8 @@ export interface Sequence {
   readonly computedCount: number
   /** Null while it waits. */
   kv: HeldKv | null
+  /** Of the KV cache, that it holds. */
+  readonly pageCount: number
   /** Tokens of the prompt that were found in the cache when it was first admitted; null before. */
   cachedTokenCount: number | null
   /** Tokens of the prompt that are billed: computed or found, once each. */
@@ -77,6 +79,9 @@ export function createSequence(request: EngineRequest, arrival: Arrival): Sequen
       return this.kv?.row.length ?? 0
     },
     kv: null,
+    get pageCount() {
+      return this.kv?.pages.length ?? 0
+    },
     cachedTokenCount: null,
     billedPromptCount: 0,
     stateSum: null,

@@ -8,13 +8,18 @@ export interface Urgent {
   readonly serial: number
 }
 
+/** 0 is the most urgent level. */
+export function tierLevel(tier: Tier): number {
+  return TIERS.indexOf(tier)
+}
+
 /** 0 is the most urgent level. A request rises one level each `promoteAfterMs`, so that none waits for ever below others. */
 export function urgencyLevel(
   { tier, arrivedAtMs }: Urgent,
   nowMs: number,
   promoteAfterMs: number,
 ): number {
-  return Math.max(0, TIERS.indexOf(tier) - Math.floor((nowMs - arrivedAtMs) / promoteAfterMs))
+  return Math.max(0, tierLevel(tier) - Math.floor((nowMs - arrivedAtMs) / promoteAfterMs))
 }
 
 /** Sorts those first that give way first: the least urgent, and of equally urgent ones the latest. */

@@ -10,16 +10,24 @@ export interface Queued extends Urgent {
   readonly tenant: string
 }
 
-/** Who waits for KV memory: more urgent levels first, within a level fair between tenants, in order of arrival within a tenant. */
+/** What tenants have of the engine now. */
+export interface Standing<T> {
+  /** Of places and KV memory. */
+  readonly shareOf: (tenant: string) => number
+  /** How urgent a request is against other tenants'. */
+  readonly levelOf: (item: T) => number
+}
+
+/** Who waits for a place and KV memory: more urgent levels first, within a level fair between tenants, in order of arrival within a tenant. */
 export interface WaitingQueue<T extends Queued> {
   readonly size: () => number
   readonly enter: (item: T) => void
-  /** Takes back a request that was admitted and lost its memory: it goes before its level's others. */
+  /** Takes back a request that was admitted and lost its memory: it goes before its tenant's others. */
   readonly reenter: (item: T) => void
   /** For a request that found no place: milliseconds after which a retry finds one. */
   readonly promisePlaceMs: () => number
   /** Whose turn it is; null when nobody waits. */
-  readonly next: () => T | null
+  readonly next: (standing: Standing<T>) => T | null
   /** Takes it out for its first or a further run. */
   readonly admit: (item: T) => void
   /** Takes a request out before its turn; false when it does not wait. */
@@ -32,10 +40,16 @@ export interface WaitingQueue<T extends Queued> {
   readonly findDisplaced: (newcomer: Queued) => T | null
   /** Requests that came before `atMs` and were never admitted. */
   readonly listOlderThan: (atMs: number) => readonly T[]
-  /** Tokens of the tenant's prompt that have to be computed. */
+  /** A chunk of the tenant's prompt was computed; `tokenCount` of it for the first time. */
   readonly chargePrompt: (tenant: string, tokenCount: number) => void
   /** A token was sampled for the tenant. */
   readonly chargeToken: (tenant: string) => void
+  /** What a tenant with a live request was charged, in weighted tokens: whose is less goes first. */
+  readonly usedBy: (tenant: string) => number
+  /** How many chunks of others' prompts were computed since the tenant's latest. */
+  readonly chunksSince: (tenant: string) => number
+  /** Tenants of requests that wait or run. */
+  readonly tenantCount: () => number
   /** A request that entered has ended, wherever it was. */
   readonly noteEnd: (tenant: string) => void
 }
@@ -50,6 +64,8 @@ interface Entry<T> {
 export interface WaitingQueueOptions {
   /** Requests that wait or run at most; the owner refuses more. */
   readonly maxLiveCount: number
+  /** See `createFairness`. */
+  readonly burstTokens: number
   readonly nowMs: () => number
   readonly levelOf: (urgent: Urgent) => number
 }
@@ -57,8 +73,8 @@ export interface WaitingQueueOptions {
 export function createWaitingQueue<T extends Queued>(
   options: WaitingQueueOptions,
 ): WaitingQueue<T> {
-  const { maxLiveCount, nowMs, levelOf } = options
-  const fairness = createFairness(maxLiveCount)
+  const { maxLiveCount, burstTokens, nowMs, levelOf } = options
+  const fairness = createFairness({ maxPassedOverCount: maxLiveCount, burstTokens })
   const drainRate = createDrainRate(maxLiveCount, INITIAL_INTERVAL_MS)
   const entries: Entry<T>[] = []
 
@@ -75,12 +91,28 @@ export function createWaitingQueue<T extends Queued>(
     return entry ?? null
   }
 
-  function next(): T | null {
-    const levels = entries.map(({ item }) => levelOf(item))
-    const most = Math.min(...levels)
-    const urgent = entries.filter((_, index) => levels[index] === most)
-    const preempted = urgent.filter((entry) => entry.wasAdmitted).map(({ item }) => item)
-    return sortYielding(preempted, levelOf).at(-1) ?? fairness.pickNext(urgent)?.item ?? null
+  function next({ shareOf, levelOf: levelAgainstOthers }: Standing<T>): T | null {
+    const heads = listHeads().map((entry) => ({ entry, level: levelAgainstOthers(entry.item) }))
+    const most = Math.min(...heads.map(({ level }) => level))
+    const urgent = heads.filter(({ level }) => level === most).map(({ entry }) => entry)
+    return fairness.pickNext(urgent, shareOf)?.item ?? null
+  }
+
+  /** Of each tenant who goes first among its own: the most urgent by tier and age, then who lost its memory, then who came first. */
+  function listHeads(): readonly Entry<T>[] {
+    const heads = new Map<string, { entry: Entry<T>; level: number }>()
+    for (const entry of entries) {
+      const level = levelOf(entry.item)
+      const head = heads.get(entry.tenant)
+      if (
+        head === undefined ||
+        level < head.level ||
+        (level === head.level && isBefore(entry, head.entry))
+      ) {
+        heads.set(entry.tenant, { entry, level })
+      }
+    }
+    return Array.from(heads.values(), ({ entry }) => entry)
   }
 
   function findDisplaced(newcomer: Queued): T | null {
@@ -99,14 +131,15 @@ export function createWaitingQueue<T extends Queued>(
   return {
     size: () => entries.length,
     enter(item) {
-      fairness.enter(item.tenant)
+      const hasWaiting = entries.some(({ tenant }) => tenant === item.tenant)
+      fairness.enter(item.tenant, hasWaiting)
       push(item, false)
     },
     reenter: (item) => push(item, true),
     promisePlaceMs: () => drainRate.promisePlaceMs(nowMs()),
     next,
     admit(item) {
-      if (remove(item)?.wasAdmitted === false) fairness.noteAdmission(item.tenant)
+      if (remove(item) !== null) fairness.noteAdmission(item.tenant)
     },
     remove: (item) => remove(item) !== null,
     findDisplaced,
@@ -114,6 +147,9 @@ export function createWaitingQueue<T extends Queued>(
       entries
         .filter(({ item, wasAdmitted }) => !wasAdmitted && item.arrivedAtMs < atMs)
         .map(({ item }) => item),
+    usedBy: fairness.counterOf,
+    chunksSince: fairness.chunksSince,
+    tenantCount: fairness.activeCount,
     chargePrompt: fairness.chargeInput,
     chargeToken: (tenant) => fairness.chargeOutput(tenant, 1),
     noteEnd(tenant) {
@@ -121,4 +157,9 @@ export function createWaitingQueue<T extends Queued>(
       drainRate.noteEnd(nowMs())
     },
   }
+}
+
+function isBefore<T extends Queued>(left: Entry<T>, right: Entry<T>): boolean {
+  if (left.wasAdmitted !== right.wasAdmitted) return left.wasAdmitted
+  return left.item.serial < right.item.serial
 }

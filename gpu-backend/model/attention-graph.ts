@@ -9,9 +9,9 @@ import type { ModelConfig } from './model-source.ts'
 import type { OnnxGraph } from './onnx-writer.ts'
 
 export interface AttentionHeads {
-  /** Rotated queries, [T, KV, N/KV, D]. */
+  /** Rotated queries, [T, KV, N/KV, 1, D]. */
   readonly q: string
-  /** Rotated keys, [T, KV, 1, D]. */
+  /** Rotated keys, [T, KV, 1, 1, D]. */
   readonly k: string
   readonly v: string
 }
@@ -24,19 +24,19 @@ interface GroupOptions {
 
 /** Declares what both groups are fed: the rows, and the pages of every layer. */
 export function addAttentionInputs(graph: OnnxGraph, config: ModelConfig): void {
-  const { layerCount, kvHeadCount, headSize } = config
+  const { layerCount } = config
   for (const group of ['decode', 'chunk'] as const) {
     const inputs = rowGroupInputs(group)
     graph.input(inputs.on, 'bool', [])
     graph.input(inputs.tokens, 'int64', group === 'decode' ? ['Bd'] : ['Bc', 'S'])
     graph.input(inputs.pageRows, 'int64', [`P_${group}`])
-    graph.input(inputs.pageMask, 'float32', [`P_${group}`, 1, 1, PAGE_LENGTH])
+    graph.input(inputs.pageMask, 'float32', [`P_${group}`, 1, 1, 1, PAGE_LENGTH])
     graph.input(inputs.tiles, 'int64', [`W_${group}`, `B_${group}`])
-    graph.input(inputs.tileMask, 'float32', [`W_${group}`, `B_${group}`, 1, 1, 1])
-    const heads = [`P_${group}`, kvHeadCount]
+    graph.input(inputs.tileMask, 'float32', [`W_${group}`, `B_${group}`, 1, 1, 1, 1])
+    const pages = [`P_${group}`, config.kvHeadCount, 1, PAGE_LENGTH, config.headSize]
     for (let layer = 0; layer < layerCount; layer++) {
-      graph.input(pagesInput(group, 'k', layer), 'float32', [...heads, headSize, PAGE_LENGTH])
-      graph.input(pagesInput(group, 'v', layer), 'float32', [...heads, PAGE_LENGTH, headSize])
+      graph.input(pagesInput(group, 'k', layer), 'float32', pages)
+      graph.input(pagesInput(group, 'v', layer), 'float32', pages)
     }
   }
   graph.input(CAUSAL_MASK, 'float32', ['GS', 'S'])
@@ -78,7 +78,11 @@ export function addGroupAttention(
   )
 }
 
-/** The group's rows: q [B, KV, G·S, D], k and v [B, KV, S, D]. */
+/**
+ * The group's rows: k and v [B, KV, 1, S, D]; q [B, KV, 1, G·S, D] for chunks and [B, KV, G, 1, D]
+ * for decode, where a product of one row each reads the keys in place: of several rows it would
+ * copy them into another order first, which costs more than to read them G times.
+ */
 function pickRows(
   graph: OnnxGraph,
   heads: AttentionHeads,
@@ -88,19 +92,19 @@ function pickRows(
   const pick = (value: string) => {
     const rows = graph.node('Gather', [value, tokens], { axis: 0 })
     if (group === 'decode') return rows
-    const byHead = graph.node('Transpose', [rows], { perm: [0, 2, 3, 1, 4] })
-    return graph.node('Reshape', [byHead, graph.ints([0, config.kvHeadCount, -1, config.headSize])])
+    const byHead = graph.node('Transpose', [rows], { perm: [0, 2, 3, 4, 1, 5] })
+    const dims = graph.ints([0, config.kvHeadCount, 1, -1, config.headSize])
+    return graph.node('Reshape', [byHead, dims])
   }
   return { q: pick(heads.q), k: pick(heads.k), v: pick(heads.v) }
 }
 
-/** A softmax's denominator is `exp(peak) / peakWeight`; all three are [tiles, KV, G·S, …]. */
+/** What tiles give, in the dims of q but for the last. */
 interface Tiles {
   /** [… D]: weighted by the softmax. */
   readonly values: string
-  /** [… 1]: the highest score. */
+  /** [… 1]: the highest score, and its weight: the softmax's denominator is `exp(peak) / peakWeight`. */
   readonly peak: string
-  /** [… 1]: its weight. */
   readonly peakWeight: string
 }
 
@@ -110,18 +114,19 @@ function addOwnTiles(
   { q, k, v }: AttentionHeads,
   { group, config }: GroupOptions,
 ): Tiles {
-  const scores = graph.microsoftNode('FusedMatMul', [q, k], { transB: 1, ...scoreScale(config) })
+  const scores = graph.microsoftNode('FusedMatMul', [q, k], { transB: 1 })
   if (group === 'chunk') return attend(graph, graph.node('Add', [scores, CAUSAL_MASK]), v)
-  const weights = graph.node('Softmax', [scores], { axis: -1 }) // one token: 1
-  return { values: graph.node('MatMul', [weights, v]), peak: scores, peakWeight: weights }
+  const perKey = config.headCount / config.kvHeadCount
+  const values = perKey === 1 ? v : graph.node('Expand', [v, graph.ints([1, 1, perKey, 1, 1])])
+  return { values, peak: scores, peakWeight: graph.node('Softmax', [scores], { axis: -1 }) } // 1
 }
 
 /** A tile a page of the rows' past. */
-function addPageTiles(graph: OnnxGraph, q: string, { group, layer, config }: GroupOptions): Tiles {
+function addPageTiles(graph: OnnxGraph, q: string, { group, layer }: GroupOptions): Tiles {
   const { pageRows, pageMask } = rowGroupInputs(group)
   const queries = graph.node('Gather', [q, pageRows], { axis: 0 })
-  const k = pagesInput(group, 'k', layer)
-  const scores = graph.microsoftNode('FusedMatMul', [queries, k], scoreScale(config))
+  const keys = pagesInput(group, 'k', layer)
+  const scores = graph.microsoftNode('FusedMatMul', [queries, keys], { transB: 1 })
   return attend(graph, graph.node('Add', [scores, pageMask]), pagesInput(group, 'v', layer))
 }
 
@@ -135,12 +140,12 @@ function attend(graph: OnnxGraph, scores: string, v: string): Tiles {
   }
 }
 
-/** [B, KV, G·S, D]. The sums run over the outermost axis, so their order is the tiles' order. */
+/** The rows' values in the dims of q. The sums run over the outermost axis, so their order is the tiles' order. */
 function combineTiles(graph: OnnxGraph, own: Tiles, past: Tiles, group: RowGroup): string {
   const { tiles, tileMask } = rowGroupInputs(group)
   const gather = (part: keyof Tiles) => {
     const all = graph.node('Concat', [own[part], past[part]], { axis: 0 })
-    return graph.node('Gather', [all, tiles], { axis: 0 }) // [W, B, KV, G·S, …]
+    return graph.node('Gather', [all, tiles], { axis: 0 }) // [W, B, KV, …]
   }
   const sum = (of: string) => graph.node('ReduceSum', [of, graph.ints([0])], { keepdims: 0 })
   const peaks = graph.node('Add', [gather('peak'), tileMask])
@@ -148,8 +153,4 @@ function combineTiles(graph: OnnxGraph, own: Tiles, past: Tiles, group: RowGroup
   const weights = graph.node('Div', [shares, gather('peakWeight')])
   const weighted = graph.node('Mul', [gather('values'), weights])
   return graph.node('Div', [sum(weighted), sum(weights)])
-}
-
-function scoreScale({ headSize }: ModelConfig) {
-  return { alpha: { float: 1 / Math.sqrt(headSize) } }
 }

@@ -22,6 +22,12 @@ const MAGIC = 0x46554747
 const DEFAULT_ALIGNMENT = 32
 const MAX_DIMENSIONS = 4
 const MAX_ARRAY_DEPTH = 4
+/** Vocabularies have fewer than a million tokens. */
+const MAX_ARRAY_LENGTH = 2 ** 24
+/** A chat template; JavaScript's own texts end at 512 MiB. */
+const MAX_TEXT_BYTES = 2 ** 24
+/** ggml's limit is 64 bytes for a tensor; keys are as short. Names stand in messages. */
+const MAX_NAME_BYTES = 1_000
 
 /**
  * Reads a GGUF file of version 2 or 3, little-endian (ggml-org/ggml, docs/gguf.md): header,
@@ -32,7 +38,7 @@ export function parseGguf(file: Uint8Array): GgufFile {
   const { tensorCount, metadataCount } = readHeader(reader)
   const metadata = new Map<string, GgufValue>()
   for (let i = 0; i < metadataCount; i++) {
-    const key = reader.string(`the key of metadata entry ${i}`)
+    const key = reader.name(`the key of metadata entry ${i}`)
     if (metadata.has(key)) throw new ModelFileError(`The metadata key "${key}" stands there twice.`)
     metadata.set(key, readValue(reader, reader.uint32(key), key))
   }
@@ -75,21 +81,26 @@ function createReader(file: Uint8Array) {
     }
     return Number(value)
   }
+  const string = (what: string, most = MAX_TEXT_BYTES): string => {
+    const length = count(what)
+    if (length > most) {
+      throw new ModelFileError(`The text of ${what} has ${length} bytes; at most ${most} are read.`)
+    }
+    const start = take(length, what)
+    try {
+      return decoder.decode(file.subarray(start, start + length))
+    } catch (error) {
+      throw new ModelFileError(`The text of ${what} is not UTF-8.`, { cause: error })
+    }
+  }
   return {
     view,
     take,
     /** A 64-bit count of things that take at least a byte each. */
     count,
     uint32: (what: string) => view.getUint32(take(4, what), true),
-    string: (what: string): string => {
-      const length = count(what)
-      const start = take(length, what)
-      try {
-        return decoder.decode(file.subarray(start, start + length))
-      } catch (error) {
-        throw new ModelFileError(`The text of ${what} is not UTF-8.`, { cause: error })
-      }
-    },
+    string,
+    name: (what: string) => string(what, MAX_NAME_BYTES),
     offset: () => at,
   }
 }
@@ -151,6 +162,11 @@ function readArray(reader: Reader, key: string, depth: number): readonly GgufVal
   }
   const type = reader.uint32(key)
   const count = reader.count(key)
+  if (count > MAX_ARRAY_LENGTH) {
+    throw new ModelFileError(
+      `The metadata key "${key}" has ${count} values; at most ${MAX_ARRAY_LENGTH} are read.`,
+    )
+  }
   const values: GgufValue[] = []
   for (let i = 0; i < count; i++) values.push(readValue(reader, type, key, depth + 1))
   return values
@@ -162,7 +178,7 @@ function narrow(value: bigint): number | bigint {
 }
 
 function readTensorEntry(reader: Reader, index: number): TensorEntry {
-  const name = reader.string(`the name of tensor ${index}`)
+  const name = reader.name(`the name of tensor ${index}`)
   const what = `the table entry of tensor "${name}"`
   const dimensionCount = reader.uint32(what)
   if (dimensionCount > MAX_DIMENSIONS) {

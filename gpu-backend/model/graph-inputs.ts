@@ -1,10 +1,10 @@
-import type { LinearName } from './model-source.ts'
+import { type LinearName, linearSizes, type ModelConfig } from './model-source.ts'
 
 /**
  * What the graph of `llama-graph.ts` and its feeder agree on. Letters as in `model-source.ts`, and
  * T tokens of the step, B rows of a group, S tokens a row of the group (1 in the decode group),
  * P pages of the group, W tiles a row at most, N rows whose logits are wanted, M tokens whose states
- * are, R LoRA ranks.
+ * are.
  *
  * No tensor is ever empty (WebGPU refuses that): a group that is off, or has no past, gets one
  * dummy page that no tile names.
@@ -21,6 +21,14 @@ export const LINEAR_GROUPS = {
 export type LinearGroup = keyof typeof LINEAR_GROUPS
 
 export const LINEAR_GROUP_NAMES = ['qkv', 'o', 'gateUp', 'down'] as const
+
+/** Inputs and outputs of a group's layers, the outputs side by side. */
+export function groupSize(config: ModelConfig, group: LinearGroup) {
+  const sizes = linearSizes(config)
+  const linears = LINEAR_GROUPS[group]
+  const outputSize = linears.reduce((sum, linear) => sum + sizes[linear][1], 0)
+  return { inputSize: sizes[linears[0]][0], outputSize }
+}
 
 /** Rows of a step attend in one of two groups: those of one token, and those of a chunk. */
 export type RowGroup = 'decode' | 'chunk'
@@ -52,17 +60,17 @@ export const LOGITS = 'logits'
 export const STATE_TOKENS = 'state_tokens'
 /** The states of {@link STATE_TOKENS} after the final norm: [M, H] float32. */
 export const STATES = 'states'
-/** The step's keys and values: [2L · T, KV, 1, D] float32, T rows a layer of keys (rotated), then of values. */
+/** The step's keys and values: [2L · T, KV, 1, 1, D] float32, T rows a layer of keys (rotated), then of values. */
 export const PRESENT = 'present'
 
 /**
  * - `on` [] bool: whether the group has rows.
  * - `tokens` [B, S] int64 (decode: [B]): tokens of each row; padding repeats a token of the row.
  * - `pageRows` [P] int64: the row that a page belongs to.
- * - `pageMask` [P, 1, 1, 64] float32: 0 where the page holds a token, else MASKED.
+ * - `pageMask` [P, 1, 1, 1, 64] float32: 0 where the page holds a token, else MASKED.
  * - `tiles` [W, B] int64: what a row attends to: its own new tokens (tile b), then its pages in
  *   order (tile B + p), then its own new tokens again as padding.
- * - `tileMask` [W, B, 1, 1, 1] float32: 0, or MASKED for padding.
+ * - `tileMask` [W, B, 1, 1, 1, 1] float32: 0, or MASKED for padding.
  */
 export function rowGroupInputs(group: RowGroup) {
   return {
@@ -78,28 +86,30 @@ export function rowGroupInputs(group: RowGroup) {
 /** [N/KV · S, S] float32: 0 up to a token itself, MASKED after it. */
 export const CAUSAL_MASK = 'chunk.causal_mask'
 
-/** The group's pages: keys [P, KV, D, 64] (so that scores need no transpose), values [P, KV, 64, D] float32. */
+/** The group's pages: keys or values [P, KV, 1, 64, D] float32. */
 export function pagesInput(group: RowGroup, part: 'k' | 'v', layer: number): string {
   return `${group}.${part}.${layer}`
 }
 
 /**
- * Tokens that the adapters run: [T] int64, all in order; a lone token twice. For a product of one
- * row ONNX Runtime sums in another order, and the token's result would depend on the batch.
- */
-export const LORA_TOKENS = 'lora.tokens'
-/** [T] int64: 0 … T − 1, what is kept of them. */
-export const LORA_KEPT = 'lora.kept'
-
-/**
+ * P tiles of the group (at least 2, or ONNX Runtime would take all products for one and sum in
+ * another order), M tokens a tile at most, W tiles a token at most. An adapter's ranks fill tiles
+ * of their own.
  * - `on` [] bool: whether the step has an adapter for this group of layers.
- * - `mask` [max(2, T), R] bool: the ranks that are a token's own.
+ * - `tokens` [P, M, 1] int64: the tokens that a tile multiplies; padding repeats any token.
+ * - `results` [W, T] int64: for each token, its results among the P · M, in the order of its tiles.
+ * - `isResult` [W, T, 1] bool: false for padding, and for tokens of the base model.
  */
 export function loraInputs(group: LinearGroup) {
-  return { on: `lora.${group}.on`, mask: `lora.${group}.mask` }
+  return {
+    on: `lora.${group}.on`,
+    tokens: `lora.${group}.tokens`,
+    results: `lora.${group}.results`,
+    isResult: `lora.${group}.is_result`,
+  }
 }
 
-/** `a` [R/16, 16, in] and `b` [R, out] (scale folded in), `out` being the group's layers side by side. */
+/** `a` [P, 1, 16, in] and `b` [P, 1, 16, out] (scale folded in), `out` being the group's layers side by side. */
 export function loraLayerInput(group: LinearGroup, part: 'a' | 'b', layer: number): string {
   return `lora.${group}.${part}.${layer}`
 }

@@ -1,10 +1,4 @@
-import {
-  type LinearGroup,
-  LORA_KEPT,
-  LORA_TOKENS,
-  loraInputs,
-  loraLayerInput,
-} from './graph-inputs.ts'
+import { type LinearGroup, loraInputs, loraLayerInput } from './graph-inputs.ts'
 import type { LinearWeights } from './model-source.ts'
 import type { OnnxGraph } from './onnx-writer.ts'
 
@@ -38,29 +32,29 @@ export function addLinear(
 /**
  * `y + delta`, delta being each token's own adapter's `(x · Aᵀ) · B`, where an adapter is at work.
  *
- * A row's result must not depend on the batch, to the last bit. ONNX Runtime's matrix product cuts
- * the inner dimension at places that depend on the outer ones, so `x · Aᵀ` runs in tiles of 16
- * ranks, whatever their number; `· B` sums over exact zeros for the other adapters' ranks, which
- * are chosen by `Where` so that not even an infinite product of theirs can leak.
+ * Each tile of 16 ranks multiplies the tokens of its adapter, one row a product; then each token sums
+ * the results of its tiles in their order. So the work follows the ranks that a token uses, no result
+ * depends on the batch, to the last bit, and nothing of another adapter can leak, not even a NaN.
  */
 export function addLora(
   graph: OnnxGraph,
   y: string,
   x: string,
-  { group, layer }: { readonly group: LinearGroup; readonly layer: number },
+  { group, layer, outputSize }: { group: LinearGroup; layer: number; outputSize: number },
 ): string {
-  const { on, mask } = loraInputs(group)
+  const { on, tokens, results, isResult } = loraInputs(group)
+  const [a, b] = [loraLayerInput(group, 'a', layer), loraLayerInput(group, 'b', layer)]
   return graph.either(
     on,
     (branch) => {
-      const a = loraLayerInput(group, 'a', layer)
-      const rows = branch.node('Gather', [x, LORA_TOKENS], { axis: 0 })
-      const tiles = branch.microsoftNode('FusedMatMul', [rows, a], { transB: 1 }) // [R/16, T, 16]
-      const byToken = branch.node('Transpose', [tiles], { perm: [1, 0, 2] })
-      const ranks = branch.node('Reshape', [byToken, branch.ints([0, -1])]) // [T, R]
-      const own = branch.node('Where', [mask, ranks, branch.float(0)])
-      const deltas = branch.node('MatMul', [own, loraLayerInput(group, 'b', layer)])
-      return branch.node('Add', [y, branch.node('Gather', [deltas, LORA_KEPT], { axis: 0 })])
+      const rows = branch.node('Gather', [x, tokens], { axis: 0 }) // [P, M, 1, in]
+      const ranks = branch.microsoftNode('FusedMatMul', [rows, a], { transB: 1 }) // [P, M, 1, 16]
+      const products = branch.node('MatMul', [ranks, b]) // [P, M, 1, out]
+      const flat = branch.node('Reshape', [products, branch.ints([-1, outputSize])])
+      const byToken = branch.node('Gather', [flat, results], { axis: 0 }) // [W, T, out]
+      const own = branch.node('Where', [isResult, byToken, branch.float(0)])
+      const deltas = branch.node('ReduceSum', [own, branch.ints([0])], { keepdims: 0 })
+      return branch.node('Add', [y, deltas])
     },
     (branch) => branch.node('Identity', [y]),
   )
@@ -117,7 +111,7 @@ function addCorrection(
   const c = graph.initializer(`${name}.offsets`, offsets, [scales.length / blockCount, blockCount])
   const blocks = graph.node('Reshape', [x, graph.ints([0, blockCount, BLOCK_LENGTH])])
   const sums = graph.node('ReduceSum', [blocks, graph.ints([2])], { keepdims: 0 }) // [T, blocks]
-  return graph.node('Add', [y, graph.microsoftNode('FusedMatMul', [sums, c], { transB: 1 })])
+  return graph.node('Gemm', [sums, c, y], { transB: 1 })
 }
 
 /** int8 as MatMulNBits wants it: unsigned, zero at 128. */

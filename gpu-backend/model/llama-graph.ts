@@ -2,12 +2,11 @@ import { type AttentionHeads, addAttentionInputs, addGroupAttention } from './at
 import {
   ATTENTION_ROWS,
   EMBEDDINGS,
+  groupSize,
   LINEAR_GROUP_NAMES,
   LINEAR_GROUPS,
   type LinearGroup,
   LOGITS,
-  LORA_KEPT,
-  LORA_TOKENS,
   loraInputs,
   loraLayerInput,
   POSITIONS,
@@ -18,7 +17,7 @@ import {
   WANTED_TOKENS,
 } from './graph-inputs.ts'
 import { type AccuracyLevel, addLinear, addLora } from './linear-graph.ts'
-import { linearSizes, type ModelConfig, type ModelSource } from './model-source.ts'
+import { type ModelConfig, type ModelSource } from './model-source.ts'
 import { OnnxGraph, type OnnxModel } from './onnx-writer.ts'
 import { ropeFrequencies } from './rope.ts'
 
@@ -60,7 +59,7 @@ export function buildLlamaGraph(source: ModelSource, options: LlamaGraphOptions)
     x = end.norm
   }
   graph.node('Concat', [...keys, ...values], { axis: 0 }, PRESENT)
-  graph.output(PRESENT, 'float32', ['2LT', kvHeadCount, 1, headSize])
+  graph.output(PRESENT, 'float32', ['2LT', kvHeadCount, 1, 1, headSize])
   graph.node('Gather', [x, STATE_TOKENS], { axis: 0 }, STATES)
   graph.output(STATES, 'float32', ['M', hiddenSize])
   addHead(model, graph.node('Gather', [x, WANTED_TOKENS], { axis: 0 }))
@@ -81,19 +80,17 @@ function addInputs(graph: OnnxGraph, config: ModelConfig): void {
   graph.input(STATE_TOKENS, 'int64', ['M'])
   graph.input(ATTENTION_ROWS, 'int64', ['T'])
   addAttentionInputs(graph, config)
-  graph.input(LORA_TOKENS, 'int64', ['TL'])
-  graph.input(LORA_KEPT, 'int64', ['T'])
-  const sizes = linearSizes(config)
   for (const group of LINEAR_GROUP_NAMES) {
-    const linears = LINEAR_GROUPS[group]
-    const inputSize = sizes[linears[0]][0]
-    const outputSize = linears.reduce((sum, linear) => sum + sizes[linear][1], 0)
-    graph.input(loraInputs(group).on, 'bool', [])
-    graph.input(loraInputs(group).mask, 'bool', ['TL', `R_${group}`])
+    const { inputSize, outputSize } = groupSize(config, group)
+    const inputs = loraInputs(group)
+    const [P, M, W] = [`P_${group}`, `M_${group}`, `W_${group}`]
+    graph.input(inputs.on, 'bool', [])
+    graph.input(inputs.tokens, 'int64', [P, M, 1])
+    graph.input(inputs.results, 'int64', [W, 'T'])
+    graph.input(inputs.isResult, 'bool', [W, 'T', 1])
     for (let layer = 0; layer < config.layerCount; layer++) {
-      const a = loraLayerInput(group, 'a', layer)
-      graph.input(a, 'float32', [`RT_${group}`, RANK_TILE, inputSize])
-      graph.input(loraLayerInput(group, 'b', layer), 'float32', [`R_${group}`, outputSize])
+      graph.input(loraLayerInput(group, 'a', layer), 'float32', [P, 1, RANK_TILE, inputSize])
+      graph.input(loraLayerInput(group, 'b', layer), 'float32', [P, 1, RANK_TILE, outputSize])
     }
   }
 }
@@ -101,18 +98,22 @@ function addInputs(graph: OnnxGraph, config: ModelConfig): void {
 const COSINES = 'rotary.cosines'
 const SINES = 'rotary.sines'
 
-/** [context, D/2] each. */
+/**
+ * [context, D/2] each. They also hold the scale of the scores, 1/√D: half of it (as a factor) in the
+ * queries, half in the keys.
+ */
 function addRotaryTables(graph: OnnxGraph, config: ModelConfig): void {
   const { contextLength } = config
   const { frequencies, magnitude } = ropeFrequencies(config)
+  const scale = magnitude * config.headSize ** -0.25
   const half = frequencies.length
   const cosines = new Float32Array(contextLength * half)
   const sines = new Float32Array(contextLength * half)
   for (let position = 0; position < contextLength; position++) {
     frequencies.forEach((frequency, i) => {
       const angle = position * frequency
-      cosines[position * half + i] = magnitude * Math.cos(angle)
-      sines[position * half + i] = magnitude * Math.sin(angle)
+      cosines[position * half + i] = scale * Math.cos(angle)
+      sines[position * half + i] = scale * Math.sin(angle)
     })
   }
   graph.initializer(COSINES, cosines, [contextLength, half])
@@ -124,36 +125,33 @@ function addHeads(model: ModelContext, layer: number, x: string): AttentionHeads
   const { graph, source } = model
   const { headCount, kvHeadCount, headSize } = source.config
   const qkv = addLayerLinear(model, 'qkv', layer, x)
-  const sizes = graph.ints([headCount, kvHeadCount, kvHeadCount].map((count) => count * headSize))
-  const [q, k, v] = graph.split(qkv, sizes, { axis: 1, count: 3 })
-  const rotate = (value: string, count: number) => {
-    const sequence = graph.node('Reshape', [value, graph.ints([1, -1, count * headSize])])
-    const inputs = [sequence, POSITIONS, COSINES, SINES]
-    return graph.microsoftNode('RotaryEmbedding', inputs, { num_heads: count })
-  }
-  const toHeads = (value: string, perGroup: number) =>
-    graph.node('Reshape', [value, graph.ints([-1, kvHeadCount, perGroup, headSize])])
-  return {
-    q: toHeads(rotate(addHeadNorm(model, 'q', layer, q), headCount), headCount / kvHeadCount),
-    k: toHeads(rotate(addHeadNorm(model, 'k', layer, k), kvHeadCount), 1),
-    v: toHeads(v, 1),
-  }
+  const [queries, keys] = [headCount * headSize, kvHeadCount * headSize]
+  const [qk, v] = graph.split(qkv, graph.ints([queries + keys, keys]), { axis: 1, count: 2 })
+  const normed = source.config.hasQkNorm ? addHeadNorms(model, layer, qk) : qk
+  const sequence = graph.node('Reshape', [normed, graph.ints([1, -1, queries + keys])])
+  const rotary = [sequence, POSITIONS, COSINES, SINES]
+  const rotated = graph.microsoftNode('RotaryEmbedding', rotary, {
+    num_heads: headCount + kvHeadCount,
+  })
+  const [q, k] = graph.split(rotated, graph.ints([queries, keys]), { axis: 2, count: 2 })
+  const toHeads = (value: string, perKey: number) =>
+    graph.node('Reshape', [value, graph.ints([-1, kvHeadCount, perKey, 1, headSize])])
+  return { q: toHeads(q, headCount / kvHeadCount), k: toHeads(k, 1), v: toHeads(v, 1) }
 }
 
-/** [T · heads, D]: each head of `x` normalised where the model does that, else `x` itself. */
-function addHeadNorm(
-  { graph, source }: ModelContext,
-  which: 'q' | 'k',
-  layer: number,
-  x: string,
-): string {
-  const { headSize, normEpsilon } = source.config
-  const weights = source.headNorm(layer, which)
-  if (!weights) return x
-  const gamma = graph.initializer(`${layer}.${which}_norm`, weights, [headSize])
-  const heads = graph.node('Reshape', [x, graph.ints([-1, headSize])])
+/** `qk` [T, (N + KV) · D] with each head normalised: [T, N + KV, D]. */
+function addHeadNorms({ graph, source }: ModelContext, layer: number, qk: string): string {
+  const { headCount, kvHeadCount, headSize, normEpsilon } = source.config
+  const heads = graph.node('Reshape', [qk, graph.ints([-1, headCount + kvHeadCount, headSize])])
+  const parts = graph.split(heads, graph.ints([headCount, kvHeadCount]), { axis: 1, count: 2 })
   const attributes = { axis: -1, stash_type: 1, epsilon: { float: normEpsilon } }
-  return graph.node('SimplifiedLayerNormalization', [heads, gamma], attributes)
+  const normed = (['q', 'k'] as const).map((which, i) => {
+    const weights = source.headNorm(layer, which)
+    if (!weights) return parts[i] ?? ''
+    const gamma = graph.initializer(`${layer}.${which}_norm`, weights, [headSize])
+    return graph.node('SimplifiedLayerNormalization', [parts[i] ?? '', gamma], attributes)
+  })
+  return graph.node('Concat', normed, { axis: 1 })
 }
 
 /** [T, N · D]. */
@@ -183,10 +181,10 @@ function addLayerLinear(model: ModelContext, group: LinearGroup, layer: number, 
   const { graph, source, options } = model
   const linears = LINEAR_GROUPS[group]
   const weights = linears.map((linear) => source.linear(layer, linear))
-  const inputSize = linearSizes(source.config)[linears[0]][0]
+  const { inputSize, outputSize } = groupSize(source.config, group)
   const y = addLinear(graph, x, weights, { name: `${layer}.${group}`, inputSize, ...options })
   const biased = group === 'qkv' ? addQkvBias(model, layer, y) : y
-  return addLora(graph, biased, x, { group, layer })
+  return addLora(graph, biased, x, { group, layer, outputSize })
 }
 
 /** `y` [T, outputs of q, k and v], plus their biases where the model has them. */

@@ -41,12 +41,14 @@ function findEntry(archive: Buffer, suffix: string): Buffer | null {
 function unpack(archive: Buffer, entry: number): Buffer {
   const method = archive.readUInt16LE(entry + 10)
   const packedBytes = archive.readUInt32LE(entry + 20)
+  // No more is unpacked than the directory says.
+  const sizeBytes = Math.max(1, archive.readUInt32LE(entry + 24))
   const local = archive.readUInt32LE(entry + 42)
   const begin =
     local + LOCAL_SIZE_BYTES + archive.readUInt16LE(local + 26) + archive.readUInt16LE(local + 28)
   const packed = archive.subarray(begin, begin + packedBytes)
   if (method === 0) return packed
-  if (method === 8) return inflateRawSync(packed)
+  if (method === 8) return inflateRawSync(packed, { maxOutputLength: sizeBytes })
   throw new Error(`compression method ${method}`)
 }
 

@@ -73,7 +73,7 @@ test('bills nothing for a failure', async () => {
 test.each<[object, string]>([
   [{ input: undefined }, 'input'],
   [{ input: [] }, 'input'],
-  [{ input: [[]] }, 'input.0'],
+  [{ input: [[]] }, 'input[0]'],
   [{ input: new Array(2049).fill('a') }, 'input'],
   [{ model: '' }, 'model'],
 ])('refuses a bad request before it costs anything', async (fields, param) => {

@@ -63,7 +63,7 @@ test('a key does what its scopes name, and nothing else', async () => {
     expect(await call(api_key, '/v1/key')).toBe(200)
   }
   const wrong = await gateway.admin('POST', keys, { name: 'x', scopes: ['admin'] })
-  expect(wrong.error).toMatchObject({ code: 'invalid_request', param: 'scopes.0' })
+  expect(wrong.error).toMatchObject({ code: 'invalid_request', param: 'scopes[0]' })
 })
 
 test('a key says when it was last used', async () => {

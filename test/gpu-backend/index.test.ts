@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtemp } from 'node:fs/promises'
+import { mkdir, mkdtemp, readdir, rm } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -21,6 +21,7 @@ beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), 'backend-'))
   modelPath = join(folder, 'tiny.gguf')
   writeTinyGguf(modelPath, { seed: 1 })
+  await mkdir(join(folder, 'tmp'))
   const adapters = join(folder, 'adapters')
   for (const [index, name] of ['one', 'two', 'three'].entries()) {
     await writePeftAdapter(join(adapters, name), TINY_CONFIG, {
@@ -31,6 +32,8 @@ beforeAll(async () => {
   }
   await writePeftAdapter(join(adapters, 'broken'), TINY_CONFIG, { config: { use_dora: true } })
 })
+
+afterAll(() => rm(folder, { recursive: true }))
 
 /** Runs the backend as its operator does, with nothing of this process's environment but PATH. */
 function run(env: Record<string, string>) {
@@ -50,6 +53,7 @@ async function start(env: Record<string, string> = {}) {
     MODEL: modelPath,
     PORT: '0',
     THREADS: '1',
+    TMPDIR: join(folder, 'tmp'),
     ADAPTERS_DIR: join(folder, 'adapters'),
     ...env,
   })
@@ -80,6 +84,8 @@ describe('a backend over a tiny model', () => {
   afterAll(async () => {
     backend.child.kill('SIGTERM')
     expect(await backend.exited).toBe(0)
+    // ONNX Runtime's telemetry would have left its files there.
+    expect(await readdir(join(folder, 'tmp'))).toEqual([])
   })
 
   const ask = (model: string, maxTokens = 12) =>

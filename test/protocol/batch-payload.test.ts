@@ -1,6 +1,7 @@
 import fc from 'fast-check'
 import { concatBytes } from 'viem'
 import { describe, expect, it } from 'vitest'
+import { digestMerge, type MergeMember } from '../../protocol/adapter-merge.ts'
 import {
   type BatchEntry,
   decodeBatchPayload,
@@ -54,9 +55,34 @@ describe('encodeBatchPayload', () => {
       return {
         leaf: { requestId, ...versions, ...counts, ...common, ...digests, ...hashes },
         credits,
+        merge: null,
       }
     })
     expect(encodeBatchPayload(entries).length / entries.length).toBeLessThan(150)
+  })
+
+  it('refuses a leaf that does not commit to its merge', () => {
+    const [method, members] = ['linear', [createMember('1')]] as const
+    const merge = { method, densityPpm: null, members: [...members] }
+    const leaf = { ...entry.leaf, version: 2 as const }
+    const refused = [
+      { ...entry, merge },
+      { ...entry, leaf },
+      { ...entry, leaf, merge },
+      { ...entry, leaf: { ...entry.leaf, adapterDigest: digestMerge(merge) }, merge },
+    ]
+    for (const wrong of refused) {
+      expect(() => encodeBatchPayload([wrong])).toThrow('does not commit to its merge')
+    }
+    const right = { ...entry, leaf: { ...leaf, adapterDigest: digestMerge(merge) }, merge }
+    const payload = encodeBatchPayload([right])
+    expect(decodeBatchPayload(payload)).toEqual({ outcome: 'decoded', entries: [right] })
+    // The last bytes are the member's weight and that it names no owner.
+    const other = Uint8Array.from(payload.with(payload.length - 2, 1))
+    expect(decodeBatchPayload(other)).toMatchObject({
+      outcome: 'malformed',
+      reason: 'the adapter digest is not that of the merge',
+    })
   })
 
   it('refuses a leaf that does not commit to its credits', () => {
@@ -93,7 +119,8 @@ describe('decodeBatchPayload', () => {
   const payload = encodeBatchPayload([entry])
   it.each([
     ['another format', Uint8Array.from(payload.with(3, 2)), 'not a batch payload of version 1'],
-    ['an unknown leaf version', Uint8Array.from(payload.with(8, 2)), 'version: '],
+    ['an unknown leaf version', Uint8Array.from(payload.with(8, 3)), 'version: '],
+    ['no merge', Uint8Array.from(payload.with(8, 2)), 'ends in the middle of a value'],
     ['a cut payload', payload.subarray(0, -1), 'ends in the middle of a value'],
     ['a longer payload', concatBytes([payload, Uint8Array.of(0)]), 'bytes after the last leaf'],
     ['a repeated leaf', repeatEntry(payload), 'spells out a known value again'],
@@ -113,6 +140,10 @@ describe('decodeBatchPayload', () => {
     })
   })
 })
+
+function createMember(digit: string): MergeMember {
+  return { digest: `0x${digit.repeat(64)}`, owner: null, weightPpm: 1_000_000 }
+}
 
 function repeatEntry(payload: Uint8Array): Uint8Array {
   return concatBytes([Uint8Array.from(payload.with(7, 2)), payload.subarray(8)])

@@ -1,6 +1,6 @@
 import * as fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import type { Address } from '../../protocol/digest.ts'
+import { type Address, ZERO_DIGEST } from '../../protocol/digest.ts'
 import {
   checkSplit,
   type FeeToSplit,
@@ -11,12 +11,15 @@ import {
   splitRuleSchema,
 } from '../../protocol/fee-split.ts'
 import { CREDIT_ROLES, type Credit } from '../../protocol/usage-leaf.ts'
+import { merges } from '../support/batch-entries.ts'
 
 fc.configureGlobal({ seed: 1 })
 
 const rule = SPLIT_RULES[1]!
 
 const address = (index: number): Address => `0x${index.toString(16).padStart(40, '0')}`
+
+const PAYEES = { platform: address(1), backend: address(2), modelOwner: address(3) }
 
 const fees: fc.Arbitrary<FeeToSplit> = fc.record({
   feeMicroUsd: fc.oneof(fc.nat({ max: 20 }), fc.maxSafeNat()),
@@ -56,6 +59,45 @@ describe('splitFee', () => {
         expect(checkSplit(credits, fee.feeMicroUsd, rule)).toEqual({ outcome: 'ok' })
       }),
     ))
+
+  it('divides the part of merged adapters by their weights, and any other division is wrong', () =>
+    fc.assert(
+      fc.property(fees, merges, fc.nat(), (given, merge, at) => {
+        const fee = { ...given, rule: SPLIT_RULES[2]!, merge }
+        const credits = splitFee(fee)
+        expect(totalOf(credits, (credit) => credit.ppm)).toBe(1_000_000n)
+        expect(totalOf(credits, (credit) => credit.amountMicroUsd)).toBe(BigInt(fee.feeMicroUsd))
+        const check = (list: readonly Credit[]) =>
+          checkSplit(list, fee.feeMicroUsd, fee.rule, merge).outcome
+        expect(check(credits)).toBe('ok')
+        expect(splitFee({ ...fee, merge: { members: merge.members.toReversed() } })).toEqual(
+          credits,
+        )
+        const owners = credits.filter(({ role }) => role === 'adapter_owner')
+        const part = ppmOf(credits, 'adapter_owner') + ppmOf(credits, 'model_owner')
+        const weight = merge.members.reduce((sum, member) => sum + member.weightPpm, 0)
+        for (const { payee, ppm } of owners) {
+          const own = merge.members.filter(({ owner }) => owner === payee)
+          const exact = (part * own.reduce((sum, member) => sum + member.weightPpm, 0)) / weight
+          expect(Math.abs(ppm - exact)).toBeLessThan(1)
+        }
+        const line = owners[at % owners.length]
+        if (!line || owners.length === 1) return
+        const forged = credits.map((credit) =>
+          credit === line ? { ...credit, payee: address(at) } : credit,
+        )
+        expect(check(forged)).toBe('wrong')
+        expect(check(credits.filter((credit) => credit !== line))).toBe('wrong')
+      }),
+    ))
+
+  it('gives all of it to the model owner under the rule that knew no merges', () => {
+    const members = [{ digest: ZERO_DIGEST, owner: address(7), weightPpm: 1 }]
+    const payees = { ...PAYEES, adapterOwner: null }
+    const fee = { feeMicroUsd: 100, rule, payees, contributors: [], merge: { members } }
+    expect(ppmOf(splitFee(fee), 'model_owner')).toBe(700_000)
+    expect(ppmOf(splitFee({ ...fee, rule: SPLIT_RULES[2]! }), 'adapter_owner')).toBe(700_000)
+  })
 
   it('does not depend on the order of the contributors, nor on how one is spread over lines', () =>
     fc.assert(

@@ -203,7 +203,7 @@ function stepOf([part, field]: readonly string[]): VerifyStep {
   if (part === 'credits' || name === 'leaf.creditsHash') return 'credits'
   if (part === 'account' || name === 'leaf.accountCommitment') return 'account'
   if (part === 'content' || name === 'leaf.contentCommitment') return 'content'
-  if (name === 'leaf.feeMicroUsd' || name === 'leaf.splitVersion') return 'split'
+  if (name === 'leaf.feeMicroUsd') return 'split'
   if (part === 'leaf' || name === 'batch.root' || name === 'batch.proof') return 'proof'
   if (name === 'batch.leafIndex') return 'payload-leaf'
   if (name === 'anchor.chainId') return 'chain'

@@ -1,4 +1,11 @@
 import fc from 'fast-check'
+import {
+  type AdapterMerge,
+  digestMerge,
+  MERGE_METHODS,
+  type MergeMember,
+  orderMembers,
+} from '../../protocol/adapter-merge.ts'
 import type { BatchEntry } from '../../protocol/batch-payload.ts'
 import type { Address, Digest } from '../../protocol/digest.ts'
 import { CREDIT_ROLES, hashCredits } from '../../protocol/usage-leaf.ts'
@@ -9,6 +16,24 @@ const hex = (length: number) =>
 export const digests: fc.Arbitrary<Digest> = hex(32)
 const addresses: fc.Arbitrary<Address> = hex(20)
 const uint32s = fc.nat({ max: 0xffff_ffff })
+
+const members: fc.Arbitrary<MergeMember> = fc.record({
+  digest: digests,
+  owner: fc.option(addresses),
+  weightPpm: fc.integer({ min: 1, max: 10_000_000 }),
+})
+
+export const merges: fc.Arbitrary<AdapterMerge> = fc
+  .record({
+    method: fc.constantFrom(...MERGE_METHODS),
+    density: fc.integer({ min: 1, max: 1_000_000 }),
+    members: fc.array(members, { minLength: 1, maxLength: 8 }).map(orderMembers),
+  })
+  .map(({ method, density, ...rest }) => ({
+    method,
+    densityPpm: method === 'linear' ? null : density,
+    ...rest,
+  }))
 
 /** Any leaf that the schema allows, with its credits; digests and payees repeat now and then. */
 export const batchEntries: fc.Arbitrary<BatchEntry> = fc
@@ -30,16 +55,18 @@ export const batchEntries: fc.Arbitrary<BatchEntry> = fc
       }),
       { maxLength: 6 },
     ),
+    merge: fc.option(merges),
   })
-  .map(({ requestId, digests: d, counts, completedAtMs, feeMicroUsd, credits }) => ({
+  .map(({ requestId, digests: d, counts, completedAtMs, feeMicroUsd, credits, merge }) => ({
     credits,
+    merge,
     leaf: {
-      version: 1,
+      version: merge ? 2 : 1,
       requestId,
       accountCommitment: d[0]!,
       completedAtMs,
       modelDigest: d[1]!,
-      adapterDigest: d[2]!,
+      adapterDigest: merge ? digestMerge(merge) : d[2]!,
       promptTokens: counts[0]!,
       cachedTokens: counts[1]!,
       completionTokens: counts[2]!,

@@ -10,6 +10,8 @@ export interface HubBehaviour {
   readonly stallAfterBytes?: number
   /** What HEAD says the revision is. */
   readonly commit?: string
+  /** Sends this as a gzip body in place of each file. */
+  readonly gzip?: Uint8Array
   /** Accepts the request and never answers. */
   readonly isMute?: boolean
 }
@@ -44,6 +46,10 @@ export async function startHubServer(
     const file = path.startsWith('/storage/') ? files[name] : undefined
     if (!file) {
       res.writeHead(404).end()
+      return
+    }
+    if (behaviour.gzip) {
+      res.writeHead(200, { 'content-encoding': 'gzip' }).end(behaviour.gzip)
       return
     }
     const { range } = req.headers

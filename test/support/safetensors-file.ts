@@ -9,7 +9,10 @@ export function encodeSafetensors(
     header[name] = { dtype, shape, data_offsets: [offset, offset + data.byteLength] }
     offset += data.byteLength
   }
-  return joinSafetensors(JSON.stringify(header), ...tensors.map((tensor) => tensor.data))
+  // To a multiple of 8, as the library writes it.
+  const json = JSON.stringify(header)
+  const padding = ' '.repeat(-Buffer.byteLength(json) & 7)
+  return joinSafetensors(json + padding, ...tensors.map((tensor) => tensor.data))
 }
 
 /** A file from a header as it is written, valid or not. */

@@ -1,4 +1,4 @@
-import { mkdtemp } from 'node:fs/promises'
+import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { openAdapterStore } from '../../gpu-backend/adapters/adapter-store.ts'
@@ -140,9 +140,10 @@ export async function startTestBackend(options: TestBackendOptions = {}): Promis
     logLines,
     clock,
     abort: () => shutdown.abort(),
-    close: () => {
+    close: async () => {
       shutdown.abort()
-      return server.close(shutdown.signal)
+      await server.close(shutdown.signal)
+      if (options.adaptersDir === undefined) await rm(adaptersDir, { recursive: true })
     },
   }
 }

@@ -34,6 +34,7 @@ export function createRecord(changes: Partial<UsageRecord> = {}): UsageRecord {
     splitVersion: 1,
     modelDigest: digestOf('b0'),
     adapterDigest: digestOf('c0'),
+    merge: null,
     attributionDigest: digestOf('d0'),
     credits: splitFee({
       feeMicroUsd,

@@ -1,4 +1,5 @@
 import { expect, test, vi } from 'vitest'
+import { readOpenApiDocument } from '../../worker/api/openapi.ts'
 import { createApp } from '../../worker/app.ts'
 
 test('a fault of ours is told in general terms; the log has the detail', async () => {
@@ -20,4 +21,15 @@ test('a fault of ours is told in general terms; the log has the detail', async (
       errorMessage: expect.stringContaining('BACKENDS: must be JSON'),
     }),
   )
+})
+
+test('the OpenAPI document tells of the routes that there are, and of no others', () => {
+  const routes = createApp()
+    .routes.filter(({ method }) => method !== 'ALL')
+    .map(({ method, path }) => `${method} ${path.replace(/:(\w+)(\{[^}]*\})?/g, '{$1}')}`)
+  const { paths } = readOpenApiDocument() as { paths: Record<string, object> } // as OpenAPI has it
+  const documented = Object.entries(paths).flatMap(([path, operations]) =>
+    Object.keys(operations).map((method) => `${method.toUpperCase()} ${path}`),
+  )
+  expect(documented.toSorted()).toEqual([...new Set(routes)].toSorted())
 })

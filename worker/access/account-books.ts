@@ -1,23 +1,38 @@
 import type { Config } from '../env.ts'
 import { createAlertId, createSalt } from '../ids.ts'
-import type { AdmitRequest, AdmitResult, Settlement, SettleResult } from './account-contract.ts'
+import { endOfMonth, startOfMonth } from '../ledger/month.ts'
+import type {
+  AdmitRequest,
+  AdmitResult,
+  MonthReading,
+  Reroute,
+  Settlement,
+  SettleResult,
+} from './account-contract.ts'
+import type { AccountStores } from './account-stores.ts'
 import type { AccountRow, AccountTables, KeyRow } from './account-tables.ts'
-import { decideAdmission } from './admission.ts'
+import { type Admission, decideAdmission } from './admission.ts'
 import { type BudgetChange, planAlerts } from './alert.ts'
 import type { AlertTable } from './alert-table.ts'
 import { ACCOUNT_SCOPE, type BudgetWindowTable } from './budget-window-table.ts'
+import { type CreditGrant, type GrantResult, isSameGrant } from './credit.ts'
+import type { CreditTable } from './credit-table.ts'
 import { recallAnswer } from './idempotency.ts'
 import type { IdempotencyTable } from './idempotency-table.ts'
 import type { KeyDetailsTable } from './key-details-table.ts'
 import { type Meter, settleMeter, snapshotLimits } from './meter.ts'
-import { priceSettlement } from './settlement.ts'
+import type { MonthTable } from './month-table.ts'
+import { priceAt } from './pricing.ts'
+import { type CacheClaim, type CachedAnswer, renameAnswer } from './response-cache.ts'
+import type { ResponseCacheTable } from './response-cache-table.ts'
+import { composeEmptySettlement, priceSettlement } from './settlement.ts'
 
-export interface AccountBooksOptions {
-  readonly tables: AccountTables
-  readonly idempotency: IdempotencyTable
-  readonly windows: BudgetWindowTable
-  readonly alerts: AlertTable
-  readonly keyDetails: KeyDetailsTable
+/** A request that is answered from the cache. */
+const NO_COST = { worstCaseMicroUsd: 0, worstCaseTokenCount: 0 }
+
+import type { ReservationTable } from './reservation-table.ts'
+
+export interface AccountBooksOptions extends AccountStores {
   readonly payees: () => Config['PAYEES']
 }
 
@@ -27,80 +42,126 @@ export interface AccountBooksOptions {
  */
 export class AccountBooks {
   readonly #tables: AccountTables
+  readonly #reservations: ReservationTable
   readonly #idempotency: IdempotencyTable
   readonly #windows: BudgetWindowTable
   readonly #alerts: AlertTable
   readonly #keyDetails: KeyDetailsTable
+  readonly #credits: CreditTable
+  readonly #months: MonthTable
+  readonly #cache: ResponseCacheTable
   readonly #payees: AccountBooksOptions['payees']
 
-  constructor({ tables, idempotency, windows, alerts, keyDetails, payees }: AccountBooksOptions) {
-    this.#tables = tables
-    this.#idempotency = idempotency
-    this.#windows = windows
-    this.#alerts = alerts
-    this.#keyDetails = keyDetails
-    this.#payees = payees
+  constructor(options: AccountBooksOptions) {
+    this.#tables = options.tables
+    this.#reservations = options.reservations
+    this.#idempotency = options.idempotency
+    this.#windows = options.windows
+    this.#alerts = options.alerts
+    this.#keyDetails = options.keyDetails
+    this.#credits = options.credits
+    this.#months = options.months
+    this.#cache = options.cache
+    this.#payees = options.payees
   }
 
   admit(request: AdmitRequest, nowMs: number, expiresAtMs: number): AdmitResult {
-    const { keyHash, idempotency: claim, ...reserved } = request
+    const { keyHash, idempotency: claim, priceChanges = [], cache, ...reserved } = request
     const key = this.findValidKey(keyHash, nowMs)
     if (key === null) return { outcome: 'unknown_key' }
     this.#keyDetails.noteUse(key.keyId, nowMs)
     const { scopes } = this.#keyDetails.find(key.keyId)
     if (scopes !== null && !scopes.includes('inference')) return { outcome: 'insufficient_scope' }
-    const account = this.requireAccount()
     const { requestId } = request
-    const open = this.#tables.findReservation(requestId)
-    if (open !== null && open.keyId === key.keyId)
-      return { outcome: 'admitted', limits: snapshotLimits(account, key, nowMs) }
-    if (open !== null || this.#tables.findSettledFee(requestId) !== null)
-      throw new Error(`Request id ${requestId} is used already.`)
+    const cached = cache === undefined ? null : this.#cache.find(cache.key, nowMs)
+    const repeated = this.#admitAgain(requestId, { key, cached, nowMs })
+    if (repeated !== null) return repeated
     if (claim !== undefined) {
       const first = this.#idempotency.find(key.keyId, claim.key)
-      const isOpen = first !== null && this.#tables.findReservation(first.requestId) !== null
+      const isOpen = first !== null && this.#reservations.find(first.requestId) !== null
       const recall = recallAnswer(first, claim, { isOpen, nowMs })
       if (recall.outcome !== 'new') return recall
     }
 
+    const cost = cached === null ? request : { ...request, ...NO_COST }
+    const admission = this.#decide(key, cost, nowMs)
+    if (admission.outcome !== 'admitted') return admission
+    const { limits } = admission
+    this.#tables.updateAccountMeter(admission.account)
+    this.#tables.updateKeyMeter(key.keyId, admission.key)
+    const price = priceAt({ price: request.price, priceChanges }, nowMs)
+    const terms = { admittedAtMs: nowMs, expiresAtMs, sweepFailureCount: 0 }
+    const reservation = { ...reserved, price, keyId: key.keyId, ...terms }
+    if (claim !== undefined) this.#idempotency.claim(key.keyId, claim, { requestId, nowMs })
+    if (cache === undefined || cached === null) {
+      this.#reservations.insert({ ...reservation, ...(cache && { cache }) })
+      return { outcome: 'admitted', limits }
+    }
+    this.#reservations.insert({ ...reservation, ...NO_COST })
+    const answer = renameAnswer(cached, requestId)
+    const { modelDigest, adapterDigest } = cache
+    const empty = composeEmptySettlement(requestId, 'cached')
+    this.settle({ ...empty, modelDigest, adapterDigest, answer }, nowMs)
+    return { outcome: 'cached', limits, answer }
+  }
+
+  /** What a request gets whose admission was lost on its way; null for one that is new. */
+  #admitAgain(
+    requestId: string,
+    { key, cached, nowMs }: { key: KeyRow; cached: CachedAnswer | null; nowMs: number },
+  ): AdmitResult | null {
+    const open = this.#reservations.find(requestId)
+    const isSettled = this.#tables.findSettledFee(requestId) !== null
+    if (open === null && !isSettled) return null
+    const limits = snapshotLimits(this.requireAccount(), key, nowMs)
+    if (open !== null && open.keyId === key.keyId) return { outcome: 'admitted', limits }
+    if (isSettled && cached !== null)
+      return { outcome: 'cached', limits, answer: renameAnswer(cached, requestId) }
+    throw new Error(`Request id ${requestId} is used already.`)
+  }
+
+  #decide(key: KeyRow, request: AdmitRequest, nowMs: number): Admission {
     const admission = decideAdmission(
       {
-        account,
-        accountHeld: this.#tables.sumReservations(null),
+        account: this.requireAccount(),
+        accountHeld: this.#reservations.sum(null),
         key,
-        keyHeld: this.#tables.sumReservations(key.keyId),
+        keyHeld: this.#reservations.sum(key.keyId),
         accountWindows: this.#windows.list(ACCOUNT_SCOPE, nowMs),
         keyWindows: this.#windows.list(key.keyId, nowMs),
+        balanceMicroUsd: this.#credits.isPrepaid() ? this.#credits.sumLeft(nowMs) : null,
         allowedModels: key.models,
       },
       request,
       nowMs,
     )
-    if (admission.outcome === 'over_budget' && admission.window === 'rolling') {
-      const { spentMicroUsd, reservedMicroUsd, limitMicroUsd } = admission
-      const neededMicroUsd =
-        spentMicroUsd + reservedMicroUsd + request.worstCaseMicroUsd - limitMicroUsd
-      const scope = admission.scope === 'key' ? key.keyId : ACCOUNT_SCOPE
-      const resetsAtMs = this.#windows.findRollingRelief(scope, neededMicroUsd, nowMs)
-      return { ...admission, resetsAtMs }
-    }
-    if (admission.outcome !== 'admitted') return admission
-    this.#tables.updateAccountMeter(admission.account)
-    this.#tables.updateKeyMeter(key.keyId, admission.key)
-    const terms = { admittedAtMs: nowMs, expiresAtMs, sweepFailureCount: 0 }
-    this.#tables.insertReservation({ ...reserved, keyId: key.keyId, ...terms })
-    if (claim !== undefined) this.#idempotency.claim(key.keyId, claim, { requestId, nowMs })
-    return { outcome: 'admitted', limits: admission.limits }
+    if (admission.outcome !== 'over_budget' || admission.window !== 'rolling') return admission
+    const { spentMicroUsd, reservedMicroUsd, limitMicroUsd } = admission
+    const neededMicroUsd =
+      spentMicroUsd + reservedMicroUsd + request.worstCaseMicroUsd - limitMicroUsd
+    const scope = admission.scope === 'key' ? key.keyId : ACCOUNT_SCOPE
+    const resetsAtMs = this.#windows.findRollingRelief(scope, neededMicroUsd, nowMs)
+    return { ...admission, resetsAtMs }
   }
 
-  settle(settlement: Settlement, nowMs: number): SettleResult {
+  /** Moves a reservation to another backend, at the price in force there when it was admitted. False: there is none. */
+  reroute(requestId: string, { backendId, ...tariff }: Reroute): boolean {
+    const reservation = this.#reservations.find(requestId)
+    if (reservation === null) return false
+    const price = priceAt(tariff, reservation.admittedAtMs)
+    return this.#reservations.reroute(requestId, { backendId, price })
+  }
+
+  /** Settles once. The fee belongs to the windows and the month of the record's `completedAtMs`. */
+  settle(settlement: Settlement, clockMs: number): SettleResult {
     const { requestId, answer } = settlement
-    const reservation = this.#tables.findReservation(requestId)
+    const reservation = this.#reservations.find(requestId)
     if (reservation === null) {
       const feeMicroUsd = this.#tables.findSettledFee(requestId)
       if (feeMicroUsd === null) return { outcome: 'unknown_request' }
       return { outcome: 'already_settled', feeMicroUsd }
     }
+    const nowMs = this.#months.settlingTime(clockMs)
     const account = this.requireAccount()
     const key = this.#tables.findKeyById(reservation.keyId)
     if (key === null) throw new Error(`Reservation ${requestId} has no key.`)
@@ -118,13 +179,40 @@ export class AccountBooks {
     this.#tables.updateKeyMeter(key.keyId, settleMeter(key, settled, nowMs))
     this.#spend({ scope: 'key', keyId: key.keyId, total: key }, feeMicroUsd, nowMs)
     this.#spend({ scope: 'account', keyId: null, total: account }, feeMicroUsd, nowMs)
-    this.#tables.deleteReservation(requestId)
+    this.#reservations.delete(requestId)
+    const creditedMicroUsd = this.#credits.draw(feeMicroUsd, reservation.admittedAtMs)
+    this.#months.add(nowMs, feeMicroUsd, creditedMicroUsd)
+    this.#reservations.delete(requestId)
     this.#tables.insertSettled(requestId, feeMicroUsd, nowMs)
     this.#tables.appendOutbox({ kind: 'usage', record })
     if (forgoneMicroUsd > 0) this.#tables.incrementCounter('clamped')
     if (answer !== undefined) this.#idempotency.keepAnswer(requestId, answer)
     else if (feeMicroUsd === 0) this.#idempotency.release(requestId)
+    const { cache } = reservation
+    if (cache !== undefined && answer !== undefined && isOfWeights(settlement, cache))
+      this.#cache.keep(cache.key, answer, { requestId, nowMs })
     return { outcome: 'settled', feeMicroUsd }
+  }
+
+  grantCredit(grant: CreditGrant, nowMs: number): GrantResult {
+    const { creditId, expiresAtMs } = grant
+    const known = this.#credits.find(creditId)
+    if (known !== null)
+      return isSameGrant(known, grant)
+        ? { outcome: 'repeated', credit: known }
+        : { outcome: 'conflict' }
+    if (expiresAtMs !== null && expiresAtMs <= nowMs) return { outcome: 'expired' }
+    this.#credits.insert(grant, nowMs)
+    const credit = { ...grant, leftMicroUsd: grant.amountMicroUsd, grantedAtMs: nowMs }
+    return { outcome: 'granted', credit }
+  }
+
+  readMonth(month: string, nowMs: number): MonthReading {
+    const { createdAtMs } = this.requireAccount()
+    const hasBegun = startOfMonth(month) <= this.#months.settlingTime(nowMs)
+    if (endOfMonth(month) <= createdAtMs || !hasBegun) return { outcome: 'none' }
+    const isSealed = this.#months.seal(month, nowMs)
+    return { outcome: 'month', settled: this.#months.find(month), isSealed }
   }
 
   /** Counts a fee in the windows of a scope, and records what its operator wants to be told. */
@@ -171,4 +259,9 @@ export class AccountBooks {
     if (account === null) throw new Error('The account was never configured.')
     return account
   }
+}
+
+/** Whether an answer came from the weights that its request was meant for. */
+function isOfWeights(settlement: Settlement, { modelDigest, adapterDigest }: CacheClaim): boolean {
+  return settlement.modelDigest === modelDigest && settlement.adapterDigest === adapterDigest
 }

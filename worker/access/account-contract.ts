@@ -1,10 +1,14 @@
+import type { AdapterMerge } from '../../protocol/adapter-merge.ts'
 import type { Address, Digest } from '../../protocol/digest.ts'
+import type { SettledMonth } from '../ledger/statement.ts'
 import type { Endpoint, UsageOutcome } from '../ledger/usage-record.ts'
 import type { AccountSettings, KeyScope } from './account-settings.ts'
 import type { Budget } from './budget.ts'
 import type { BudgetWindow, WindowSpending } from './budget-window.ts'
+import type { CreditBalance } from './credit.ts'
 import type { IdempotencyClaim, KeptAnswer, Recall } from './idempotency.ts'
-import type { Price } from './pricing.ts'
+import type { Price, PriceChange, Tariff } from './pricing.ts'
+import type { CacheClaim } from './response-cache.ts'
 
 /**
  * What crosses the line between a request's isolate and its account's object. One call admits,
@@ -16,7 +20,12 @@ export interface AdmitRequest {
   readonly keyHash: string
   readonly endpoint: Endpoint
   readonly model: string
+  /** Adapters that it merges over the model, as the caller named them; absent: none. */
+  readonly adapters?: readonly string[]
+  /** In force until the first of `priceChanges`. */
   readonly price: Price
+  /** In the order of time; the object takes the version that is in force at admission by its own clock. */
+  readonly priceChanges?: readonly PriceChange[]
   readonly splitVersion: number
   /** The most this request can cost: reserved now, given back by what it did not use. */
   readonly worstCaseMicroUsd: number
@@ -26,12 +35,13 @@ export interface AdmitRequest {
   readonly backendId: string
   /** Absent: the request may be repeated as often as it is sent. */
   readonly idempotency?: IdempotencyClaim
+  /** Absent: the request is computed, and its answer not kept. */
+  readonly cache?: CacheClaim
 }
 
 /** Another backend than the one admitted for serves a request; its worst case is reserved already. */
-export interface Reroute {
+export interface Reroute extends Tariff {
   readonly backendId: string
-  readonly price: Price
 }
 
 /** State of the key's limits after the call, for the `x-ratelimit-*` headers. */
@@ -46,10 +56,13 @@ export interface LimitSnapshot {
 
 export type AdmitResult =
   | { readonly outcome: 'admitted'; readonly limits: LimitSnapshot }
+  /** The answer of an earlier request, under this one's id: recorded, and nothing to settle. */
+  | { readonly outcome: 'cached'; readonly limits: LimitSnapshot; readonly answer: KeptAnswer }
   | Exclude<Recall, { outcome: 'new' }>
   | { readonly outcome: 'unknown_key' }
   | { readonly outcome: 'insufficient_scope' }
-  | { readonly outcome: 'model_not_allowed' }
+  /** `model` is the first of the model and its adapters that the key may not use. */
+  | { readonly outcome: 'model_not_allowed'; readonly model: string }
   | {
       readonly outcome: 'rate_limited'
       readonly what: 'requests' | 'tokens'
@@ -67,6 +80,12 @@ export type AdmitResult =
       readonly spentMicroUsd: number
       readonly reservedMicroUsd: number
     }
+  /** The account pays in advance, and what is left of its credits does not cover the request. */
+  | {
+      readonly outcome: 'over_balance'
+      readonly balanceMicroUsd: number
+      readonly reservedMicroUsd: number
+    }
 
 /** What the owner of a reservation knows at the end of its request. The object prices it. */
 export interface Settlement {
@@ -78,11 +97,13 @@ export interface Settlement {
   readonly modelDigest: Digest
   readonly adapterDigest: Digest
   readonly adapterOwner: Address | null
+  /** What the adapter was merged of; absent or null: it was not. */
+  readonly merge?: AdapterMerge | null
   readonly attributionDigest: Digest
   readonly contributors: readonly { readonly payee: Address; readonly weightPpm: number }[]
   readonly promptHash: Digest
   readonly outputHash: Digest
-  /** The answer that goes out, for a request with an `Idempotency-Key`. */
+  /** The answer that goes out, for a request with an `Idempotency-Key` or one that may be cached. */
   readonly answer?: KeptAnswer | undefined
 }
 
@@ -142,9 +163,21 @@ export type DescribeKeyResult =
       readonly limits: LimitSnapshot
       readonly accountBudget: Budget
       readonly accountWindows: readonly WindowSpending[]
+      readonly credit: CreditBalance
     }
   /** Unknown, revoked or expired. */
   | { readonly outcome: 'unknown_key' }
+
+/** A month of an account, for its statement. */
+export type MonthReading =
+  | {
+      readonly outcome: 'month'
+      readonly settled: SettledMonth
+      /** It is over, and nothing more will be settled into it. */
+      readonly isSealed: boolean
+    }
+  /** The account was not there yet, or the month has not begun. */
+  | { readonly outcome: 'none' }
 
 /** An account for its operator. */
 export interface AccountDescription {
@@ -155,6 +188,7 @@ export interface AccountDescription {
   readonly settings: AccountSettings
   readonly budget: Budget
   readonly windows: readonly WindowSpending[]
+  readonly credit: CreditBalance
   readonly openReservationCount: number
   /** Records that D1 has not confirmed yet. */
   readonly outboxCount: number

@@ -17,6 +17,8 @@ export const accountSettingsSchema = z.strictObject({
   budgetMicroUsd: budgetSchema.default(null),
   /** Beside `budgetMicroUsd`; a new window begins at zero. */
   windowBudgets: windowBudgetsSchema.default([]),
+  /** Requests that the balance of credits does not cover are refused. */
+  prepaid: z.boolean().default(false),
   /** Null: nobody is told. */
   alerts: alertRuleSchema.nullable().default(null),
 })
@@ -24,7 +26,7 @@ export const accountSettingsSchema = z.strictObject({
 export type AccountSettings = z.infer<typeof accountSettingsSchema>
 
 /** What the account's meter is made from. */
-export type AccountLimits = Omit<AccountSettings, 'windowBudgets' | 'alerts'>
+export type AccountLimits = Omit<AccountSettings, 'windowBudgets' | 'alerts' | 'prepaid'>
 
 /** What a key may be used for: to have text made, to read records, to read receipts. */
 const keyScopeSchema = z.enum(['inference', 'usage:read', 'receipts:read'])

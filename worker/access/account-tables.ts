@@ -1,9 +1,8 @@
 import type { Digest } from '../../protocol/digest.ts'
 import type { LedgerEntry } from '../ledger/usage-store.ts'
-import type { AccountCounter, Reroute } from './account-contract.ts'
+import type { AccountCounter } from './account-contract.ts'
 import type { AccountLimits } from './account-settings.ts'
-import type { Held, Meter } from './meter.ts'
-import type { Reservation } from './settlement.ts'
+import type { Meter } from './meter.ts'
 
 /** The account as it is stored; one row. */
 export type AccountRow = Meter &
@@ -30,8 +29,6 @@ export type KeyRow = Meter & {
 /** What waits for the alarm; times are null where nothing does. */
 export interface Pending {
   readonly outboxCount: number
-  /** When the next reservation expires. */
-  readonly nextExpiryMs: number | null
   /** When the oldest remembered settlement was made. */
   readonly firstSettledAtMs: number | null
 }
@@ -70,12 +67,21 @@ const KEY_FIELDS = `
   key_id AS keyId, key_hash AS keyHash, name, start, created_at_ms AS createdAtMs,
   expires_at_ms AS expiresAtMs, revoked_at_ms AS revokedAtMs, models, ${METER_FIELDS}`
 
+/** Of so many keys the rows are kept in memory. */
+const KEPT_KEY_COUNT = 1_000
+
 /**
  * The tables of an account object (docs/storage-schema.md). Every method is synchronous, so that
- * several in a row are one transaction.
+ * several in a row are one transaction. Account and keys are kept in memory; their meters are
+ * stored by `writeMeters`, once a transaction.
  */
 export class AccountTables {
   readonly #sql: SqlStorage
+  #account: AccountRow | null = null
+  readonly #keys = new Map<string, KeyRow>()
+  readonly #keyIds = new Map<string, string>()
+  #isAccountChanged = false
+  readonly #changedKeyIds = new Set<string>()
 
   constructor(sql: SqlStorage) {
     this.#sql = sql
@@ -92,10 +98,6 @@ export class AccountTables {
         start TEXT NOT NULL, created_at_ms INTEGER NOT NULL, expires_at_ms INTEGER,
         revoked_at_ms INTEGER, models TEXT, ${METER_COLUMNS}
       ) WITHOUT ROWID;
-      CREATE TABLE IF NOT EXISTS reservations (
-        request_id TEXT PRIMARY KEY, key_id TEXT NOT NULL, reserved_micro_usd INTEGER NOT NULL,
-        expires_at_ms INTEGER NOT NULL, sweep_failure_count INTEGER NOT NULL, body TEXT NOT NULL
-      ) WITHOUT ROWID;
       CREATE TABLE IF NOT EXISTS settled (
         sequence INTEGER PRIMARY KEY, request_id TEXT NOT NULL UNIQUE,
         fee_micro_usd INTEGER NOT NULL, settled_at_ms INTEGER NOT NULL
@@ -107,12 +109,41 @@ export class AccountTables {
     `)
   }
 
+  /** Reads all anew: what is in memory may never have been committed. */
+  forget(): void {
+    this.#account = null
+    this.#isAccountChanged = false
+    this.#forgetKeys()
+  }
+
+  #forgetKeys(): void {
+    this.#keys.clear()
+    this.#keyIds.clear()
+    this.#changedKeyIds.clear()
+  }
+
+  /** Stores the meters that have changed; the last step of every transaction that may change one. */
+  writeMeters(): void {
+    if (this.#isAccountChanged && this.#account !== null)
+      this.#sql.exec(`UPDATE account SET ${METER_ASSIGNMENTS}`, ...meterValues(this.#account))
+    for (const keyId of this.#changedKeyIds) {
+      const key = this.#keys.get(keyId)
+      if (key === undefined) throw new Error(`The meter of ${keyId} is lost.`)
+      const query = `UPDATE keys SET ${METER_ASSIGNMENTS} WHERE key_id = ?`
+      this.#sql.exec(query, ...meterValues(key), keyId)
+    }
+    this.#isAccountChanged = false
+    this.#changedKeyIds.clear()
+  }
+
   findAccount(): AccountRow | null {
+    if (this.#account !== null) return this.#account
     const [row] = this.#all<AccountRow>(
       `SELECT account_id AS accountId, salt, created_at_ms AS createdAtMs, ${METER_FIELDS}
        FROM account`,
     )
-    return row ?? null
+    this.#account = row ?? null
+    return this.#account
   }
 
   insertAccount(account: AccountRow): void {
@@ -126,21 +157,31 @@ export class AccountTables {
   }
 
   updateAccountMeter(meter: Meter): void {
-    this.#sql.exec(`UPDATE account SET ${METER_ASSIGNMENTS}`, ...meterValues(meter))
+    const account = this.findAccount()
+    // An account's meter has every limit that an account has.
+    this.#account = account && ({ ...account, ...meter } as AccountRow)
+    this.#isAccountChanged = true
   }
 
   findKeyByHash(keyHash: string): KeyRow | null {
-    return this.#findKey('key_hash', keyHash)
+    const keyId = this.#keyIds.get(keyHash)
+    return keyId === undefined ? this.#findKey('key_hash', keyHash) : this.findKeyById(keyId)
   }
 
   findKeyById(keyId: string): KeyRow | null {
-    return this.#findKey('key_id', keyId)
+    return this.#keys.get(keyId) ?? this.#findKey('key_id', keyId)
   }
 
   #findKey(column: 'key_hash' | 'key_id', value: string): KeyRow | null {
     const query = `SELECT ${KEY_FIELDS} FROM keys WHERE ${column} = ?`
     const [row] = this.#all<StoredKeyRow>(query, value)
-    return row === undefined ? null : readKeyRow(row)
+    if (row === undefined) return null
+    const key = readKeyRow(row)
+    // Never in a transaction that has changed meters of keys which are not written yet.
+    if (this.#keys.size >= KEPT_KEY_COUNT && this.#changedKeyIds.size === 0) this.#forgetKeys()
+    this.#keys.set(key.keyId, key)
+    this.#keyIds.set(key.keyHash, key.keyId)
+    return key
   }
 
   listKeys(): readonly KeyRow[] {
@@ -165,6 +206,7 @@ export class AccountTables {
 
   revokeKey(keyId: string, revokedAtMs: number): void {
     this.#sql.exec('UPDATE keys SET revoked_at_ms = ? WHERE key_id = ?', revokedAtMs, keyId)
+    this.#forgetKeys()
   }
 
   replaceKeySecret(keyId: string, secret: Pick<KeyRow, 'keyHash' | 'start'>): void {
@@ -174,77 +216,14 @@ export class AccountTables {
       secret.start,
       keyId,
     )
+    this.#forgetKeys()
   }
 
   updateKeyMeter(keyId: string, meter: Meter): void {
-    this.#sql.exec(
-      `UPDATE keys SET ${METER_ASSIGNMENTS} WHERE key_id = ?`,
-      ...meterValues(meter),
-      keyId,
-    )
-  }
-
-  /** What the open reservations hold: of one key, or of all. */
-  sumReservations(keyId: string | null): Held {
-    return this.#one<Held>(
-      `SELECT count(*) AS openCount, coalesce(sum(reserved_micro_usd), 0) AS reservedMicroUsd
-       FROM reservations WHERE ?1 IS NULL OR key_id = ?1`,
-      keyId,
-    )
-  }
-
-  insertReservation(reservation: Reservation): void {
-    const { requestId, keyId, worstCaseMicroUsd, expiresAtMs, sweepFailureCount, ...body } =
-      reservation
-    this.#sql.exec(
-      'INSERT INTO reservations VALUES (?, ?, ?, ?, ?, ?)',
-      requestId,
-      keyId,
-      worstCaseMicroUsd,
-      expiresAtMs,
-      sweepFailureCount,
-      JSON.stringify(body),
-    )
-  }
-
-  findReservation(requestId: string): Reservation | null {
-    const query = `SELECT ${RESERVATION_FIELDS} FROM reservations WHERE request_id = ?`
-    const [row] = this.#all<StoredReservation>(query, requestId)
-    return row === undefined ? null : readReservation(row)
-  }
-
-  /** Those that expired, the oldest first. */
-  listExpired(nowMs: number, limit: number): readonly Reservation[] {
-    const query = `SELECT ${RESERVATION_FIELDS} FROM reservations
-      WHERE expires_at_ms <= ? ORDER BY expires_at_ms LIMIT ?`
-    return this.#all<StoredReservation>(query, nowMs, limit).map(readReservation)
-  }
-
-  /** False when there is no such reservation (any more). */
-  postponeExpiry(requestId: string, expiresAtMs: number, sweepFailureCount: number): boolean {
-    const cursor = this.#sql.exec(
-      'UPDATE reservations SET expires_at_ms = ?, sweep_failure_count = ? WHERE request_id = ?',
-      expiresAtMs,
-      sweepFailureCount,
-      requestId,
-    )
-    return cursor.rowsWritten > 0
-  }
-
-  /** False when there is no such reservation (any more). */
-  reroute(requestId: string, { backendId, price }: Reroute): boolean {
-    const cursor = this.#sql.exec(
-      `UPDATE reservations
-       SET body = json_set(body, '$.backendId', ?, '$.price', json(?)) WHERE request_id = ?`,
-      backendId,
-      JSON.stringify(price),
-      requestId,
-    )
-    return cursor.rowsWritten > 0
-  }
-
-  deleteReservation(requestId: string): void {
-    this.#sql.exec('DELETE FROM reservations WHERE request_id = ?', requestId)
+    const key = this.findKeyById(keyId)
+    if (key === null) throw new Error(`There is no key ${keyId}.`)
+    this.#keys.set(keyId, { ...key, ...meter })
+    this.#changedKeyIds.add(keyId)
   }
 
   /** The fee a request was settled with; null if it was not, or longer ago than records are kept. */
@@ -298,7 +277,6 @@ export class AccountTables {
   describePending(): Pending {
     return this.#one<Pending>(
       `SELECT (SELECT count(*) FROM outbox) AS outboxCount,
-        (SELECT min(expires_at_ms) FROM reservations) AS nextExpiryMs,
         (SELECT settled_at_ms FROM settled ORDER BY sequence LIMIT 1) AS firstSettledAtMs`,
     )
   }
@@ -337,19 +315,6 @@ type StoredKeyRow = Omit<KeyRow, 'models'> & { readonly models: string | null }
 function readKeyRow(row: StoredKeyRow): KeyRow {
   const models = row.models === null ? null : (JSON.parse(row.models) as string[]) // by insertKey
   return { ...row, models }
-}
-
-const RESERVATION_FIELDS = `
-  request_id AS requestId, key_id AS keyId, reserved_micro_usd AS worstCaseMicroUsd,
-  expires_at_ms AS expiresAtMs, sweep_failure_count AS sweepFailureCount, body`
-
-type StoredReservation = Pick<
-  Reservation,
-  'requestId' | 'keyId' | 'worstCaseMicroUsd' | 'expiresAtMs' | 'sweepFailureCount'
-> & { readonly body: string }
-
-function readReservation({ body, ...columns }: StoredReservation): Reservation {
-  return { ...columns, ...JSON.parse(body) } // the rest of the fields, by insertReservation
 }
 
 function placeholders(count: number): string {

@@ -20,6 +20,8 @@ export interface AdmissionState {
   /** Budgets that come back; absent: none. */
   readonly accountWindows?: readonly WindowSpending[]
   readonly keyWindows?: readonly WindowSpending[]
+  /** What is left of the credits of an account that pays in advance; absent or null: it does not. */
+  readonly balanceMicroUsd?: number | null
   /** Null: the key may use all. */
   readonly allowedModels: readonly string[] | null
 }
@@ -42,8 +44,9 @@ export function decideAdmission(
   nowMs: number,
 ): Admission {
   requireRecordable(request)
-  if (state.allowedModels !== null && !state.allowedModels.includes(request.model))
-    return { outcome: 'model_not_allowed' }
+  const named = [request.model, ...(request.adapters ?? [])]
+  const forbidden = named.find((model) => state.allowedModels?.includes(model) === false)
+  if (forbidden !== undefined) return { outcome: 'model_not_allowed', model: forbidden }
 
   const scopes = [
     { scope: 'key', meter: state.key, held: state.keyHeld, windows: state.keyWindows ?? [] },
@@ -64,6 +67,10 @@ export function decideAdmission(
       return { outcome: 'over_budget', scope, window, resetsAtMs, ...used }
     }
   }
+  const { reservedMicroUsd } = state.accountHeld
+  const balanceMicroUsd = state.balanceMicroUsd ?? null
+  if (balanceMicroUsd !== null && reservedMicroUsd + request.worstCaseMicroUsd > balanceMicroUsd)
+    return { outcome: 'over_balance', balanceMicroUsd, reservedMicroUsd }
   for (const { meter, held } of scopes) {
     const limit = meter.maxConcurrentRequests
     if (limit !== null && held.openCount >= limit) return { outcome: 'too_many_at_once', limit }

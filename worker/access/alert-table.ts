@@ -6,6 +6,8 @@ const KEPT_ALERT_COUNT = 1_000
 /** The alerts of an account object, and whom to tell. Every method is synchronous. */
 export class AlertTable {
   readonly #sql: SqlStorage
+  /** Undefined until it is first asked for. */
+  #rule: AlertRule | null | undefined
 
   constructor(sql: SqlStorage) {
     this.#sql = sql
@@ -22,12 +24,23 @@ export class AlertTable {
     `)
   }
 
+  /** Reads all anew: what is in memory may never have been committed. */
+  forget(): void {
+    this.#rule = undefined
+  }
+
   setRule(rule: AlertRule | null): void {
+    this.#rule = undefined
     this.#sql.exec('DELETE FROM alert_rule')
     if (rule !== null) this.#sql.exec('INSERT INTO alert_rule VALUES (1, ?)', JSON.stringify(rule))
   }
 
   findRule(): AlertRule | null {
+    if (this.#rule === undefined) this.#rule = this.#readRule()
+    return this.#rule
+  }
+
+  #readRule(): AlertRule | null {
     const [row] = this.#sql.exec<{ rule: string }>('SELECT rule FROM alert_rule').toArray()
     return row === undefined ? null : (JSON.parse(row.rule) as AlertRule) // by setRule
   }

@@ -10,6 +10,9 @@ import {
 /** Whose budgets: the account's, under this name, or those of the key of this id. */
 export const ACCOUNT_SCOPE = 'account'
 
+/** Of so many scopes the windows are kept in memory. */
+const KEPT_SCOPE_COUNT = 1_000
+
 interface StoredWindow {
   readonly window: BudgetWindow
   readonly durationMs: number | null
@@ -24,6 +27,8 @@ interface StoredWindow {
  */
 export class BudgetWindowTable {
   readonly #sql: SqlStorage
+  /** By scope, as they are stored. */
+  readonly #stored = new Map<string, readonly StoredWindow[]>()
 
   constructor(sql: SqlStorage) {
     this.#sql = sql
@@ -43,9 +48,15 @@ export class BudgetWindowTable {
     `)
   }
 
+  /** Reads all anew: what is in memory may never have been committed. */
+  forget(): void {
+    this.#stored.clear()
+  }
+
   /** Sets the windows of a scope. What a window that stays has spent stays too, unless it is rolling and lasts otherwise. */
   replace(scope: string, budgets: readonly WindowBudgetSettings[], nowMs: number): void {
     const before = this.#list(scope)
+    this.#stored.delete(scope)
     this.#sql.exec('DELETE FROM budget_windows WHERE scope = ?', scope)
     for (const budget of budgets) {
       const durationMs = budget.window === 'rolling' ? budget.durationMs : null
@@ -134,6 +145,7 @@ export class BudgetWindowTable {
   }
 
   #update(scope: string, { window, startedAtMs, spentMicroUsd }: StoredWindow): void {
+    this.#stored.delete(scope)
     this.#sql.exec(
       `UPDATE budget_windows SET started_at_ms = ?, spent_micro_usd = ?
        WHERE scope = ? AND window = ?`,
@@ -155,8 +167,11 @@ export class BudgetWindowTable {
     this.#sql.exec('DELETE FROM rolling_spends WHERE scope = ?', scope)
   }
 
-  #list(scope: string): StoredWindow[] {
-    return this.#sql
+  #list(scope: string): readonly StoredWindow[] {
+    const known = this.#stored.get(scope)
+    if (known !== undefined) return known
+    if (this.#stored.size >= KEPT_SCOPE_COUNT) this.#stored.clear()
+    const stored = this.#sql
       .exec(
         `SELECT window, duration_ms AS durationMs, limit_micro_usd AS limitMicroUsd,
            started_at_ms AS startedAtMs, spent_micro_usd AS spentMicroUsd
@@ -164,6 +179,8 @@ export class BudgetWindowTable {
         scope,
       )
       .toArray() as unknown as StoredWindow[] // as the columns are named
+    this.#stored.set(scope, stored)
+    return stored
   }
 }
 

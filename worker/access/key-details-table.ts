@@ -3,6 +3,15 @@ import type { KeyScope } from './account-settings.ts'
 /** A key's last use is written down when the one on record is this old. */
 const LAST_USED_STEP_MS = 60_000
 
+/** Of so many keys the details are kept in memory. */
+const KEPT_KEY_COUNT = 1_000
+
+interface ReplacedSecret {
+  readonly keyHash: string
+  readonly keyId: string
+  readonly validUntilMs: number
+}
+
 interface KeyDetails {
   /** Null: all. */
   readonly scopes: readonly KeyScope[] | null
@@ -16,6 +25,9 @@ interface KeyDetails {
  */
 export class KeyDetailsTable {
   readonly #sql: SqlStorage
+  readonly #details = new Map<string, KeyDetails>()
+  /** By hash; null until it is first asked for. They are few. */
+  #replaced: Map<string, ReplacedSecret> | null = null
 
   constructor(sql: SqlStorage) {
     this.#sql = sql
@@ -32,8 +44,23 @@ export class KeyDetailsTable {
     `)
   }
 
+  /** Reads all anew: what is in memory may never have been committed. */
+  forget(): void {
+    this.#details.clear()
+    this.#replaced = null
+  }
+
   /** A key that was made before there were details has all scopes. */
   find(keyId: string): KeyDetails {
+    const known = this.#details.get(keyId)
+    if (known !== undefined) return known
+    if (this.#details.size >= KEPT_KEY_COUNT) this.#details.clear()
+    const details = this.#read(keyId)
+    this.#details.set(keyId, details)
+    return details
+  }
+
+  #read(keyId: string): KeyDetails {
     const [row] = this.#sql
       .exec<{ scopes: string | null; lastUsedAtMs: number | null }>(
         'SELECT scopes, last_used_at_ms AS lastUsedAtMs FROM key_details WHERE key_id = ?',
@@ -51,17 +78,20 @@ export class KeyDetailsTable {
       keyId,
       scopes === null ? null : JSON.stringify(scopes),
     )
+    this.#details.delete(keyId)
   }
 
   noteUse(keyId: string, nowMs: number): void {
+    const details = this.find(keyId)
+    const { lastUsedAtMs } = details
+    if (lastUsedAtMs !== null && lastUsedAtMs > nowMs - LAST_USED_STEP_MS) return
     this.#sql.exec(
       `INSERT INTO key_details VALUES (?1, NULL, ?2)
-       ON CONFLICT (key_id) DO UPDATE SET last_used_at_ms = ?2
-       WHERE last_used_at_ms IS NULL OR last_used_at_ms <= ?3`,
+       ON CONFLICT (key_id) DO UPDATE SET last_used_at_ms = ?2`,
       keyId,
       nowMs,
-      nowMs - LAST_USED_STEP_MS,
     )
+    this.#details.set(keyId, { ...details, lastUsedAtMs: nowMs })
   }
 
   /**
@@ -74,6 +104,7 @@ export class KeyDetailsTable {
     nowMs: number,
   ): void {
     const { keyHash, validUntilMs } = secret
+    this.#replaced = null
     this.#sql.exec(
       'UPDATE replaced_secrets SET valid_until_ms = min(valid_until_ms, ?) WHERE key_id = ?',
       validUntilMs,
@@ -86,9 +117,15 @@ export class KeyDetailsTable {
 
   /** The key of a replaced secret that still holds; null if there is none. */
   findByReplacedSecret(keyHash: string, nowMs: number): string | null {
-    const query = `SELECT key_id AS keyId FROM replaced_secrets
-      WHERE key_hash = ? AND valid_until_ms > ?`
-    const [row] = this.#sql.exec<{ keyId: string }>(query, keyHash, nowMs).toArray()
-    return row?.keyId ?? null
+    this.#replaced ??= this.#readReplaced()
+    const secret = this.#replaced.get(keyHash)
+    return secret !== undefined && secret.validUntilMs > nowMs ? secret.keyId : null
+  }
+
+  #readReplaced(): Map<string, ReplacedSecret> {
+    const query =
+      'SELECT key_hash AS keyHash, key_id AS keyId, valid_until_ms AS validUntilMs FROM replaced_secrets'
+    const rows = this.#sql.exec(query).toArray() as unknown as ReplacedSecret[] // as the columns are named
+    return new Map(rows.map((row) => [row.keyHash, row]))
   }
 }

@@ -24,3 +24,29 @@ export function priceUsage(price: Price, counts: TokenCounts): number {
     BigInt(counts.completionTokens) * BigInt(price.completionMicroUsdPerMillion)
   return Number((total + 999_999n) / 1_000_000n)
 }
+
+/** A price that takes the place of the one before it. */
+export interface PriceChange {
+  /** From this millisecond on. */
+  readonly atMs: number
+  readonly price: Price
+}
+
+/** What is known of a price around a moment: which version is in force is decided at admission. */
+export interface Tariff {
+  /** In force until the first change. */
+  readonly price: Price
+  /** In the order of time; nearly always none. */
+  readonly priceChanges: readonly PriceChange[]
+}
+
+/** The version that is in force at a moment. */
+export function priceAt({ price, priceChanges }: Tariff, atMs: number): Price {
+  return priceChanges.findLast((change) => change.atMs <= atMs)?.price ?? price
+}
+
+/** The most that some usage can cost, whichever version is in force when it is admitted. */
+export function priceWorstCase({ price, priceChanges }: Tariff, counts: TokenCounts): number {
+  const prices = [price, ...priceChanges.map((change) => change.price)]
+  return Math.max(...prices.map((each) => priceUsage(each, counts)))
+}

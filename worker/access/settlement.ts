@@ -1,12 +1,13 @@
 import { type Address, type Digest, ZERO_DIGEST } from '../../protocol/digest.ts'
 import { SPLIT_RULES, splitFee } from '../../protocol/fee-split.ts'
 import { commitAccount } from '../../protocol/usage-leaf.ts'
-import type { UsageRecord } from '../ledger/usage-record.ts'
+import type { UsageOutcome, UsageRecord } from '../ledger/usage-record.ts'
 import type { AdmitRequest, Settlement } from './account-contract.ts'
 import { priceUsage } from './pricing.ts'
 
 /** What an admitted request holds until it is settled. */
-export interface Reservation extends Omit<AdmitRequest, 'keyHash' | 'idempotency'> {
+export interface Reservation
+  extends Omit<AdmitRequest, 'keyHash' | 'idempotency' | 'priceChanges'> {
   readonly keyId: string
   readonly admittedAtMs: number
   /** When the sweep begins to ask what became of it. */
@@ -55,6 +56,7 @@ export function priceSettlement(
     feeMicroUsd,
     rule,
     payees: { ...context.payees, adapterOwner: settlement.adapterOwner },
+    merge: settlement.merge ?? null,
     contributors: settlement.contributors,
   })
   const usedTokenCount = counts.promptTokens + counts.completionTokens
@@ -75,6 +77,7 @@ export function priceSettlement(
       splitVersion: rule.version,
       modelDigest: settlement.modelDigest,
       adapterDigest: settlement.adapterDigest,
+      merge: settlement.merge ?? null,
       attributionDigest: settlement.attributionDigest,
       credits,
       accountCommitment: commitAccount(context.accountId, context.accountSalt),
@@ -98,4 +101,22 @@ function billedCounts(settlement: Settlement) {
   if (settlement.outcome === 'upstream_failed' && completionTokens === 0)
     return { promptTokens: 0, cachedTokens: 0, completionTokens: 0 }
   return { promptTokens, cachedTokens: Math.min(cachedTokens, promptTokens), completionTokens }
+}
+
+/** The end of a request that nothing was computed for. */
+export function composeEmptySettlement(requestId: string, outcome: UsageOutcome): Settlement {
+  return {
+    requestId,
+    outcome,
+    promptTokens: 0,
+    cachedTokens: 0,
+    completionTokens: 0,
+    modelDigest: ZERO_DIGEST,
+    adapterDigest: ZERO_DIGEST,
+    adapterOwner: null,
+    attributionDigest: ZERO_DIGEST,
+    contributors: [],
+    promptHash: ZERO_DIGEST,
+    outputHash: ZERO_DIGEST,
+  }
 }

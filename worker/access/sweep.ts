@@ -1,7 +1,7 @@
-import { ZERO_DIGEST } from '../../protocol/digest.ts'
+import { readMerge } from '../../protocol/backend.ts'
 import type { Settlement } from './account-contract.ts'
 import type { ReportAnswer } from './report-client.ts'
-import type { Reservation } from './settlement.ts'
+import { composeEmptySettlement, type Reservation } from './settlement.ts'
 
 /** How often in a row a backend may be out of reach before a reservation is given back. */
 const MAX_SWEEP_FAILURES = 10
@@ -23,15 +23,15 @@ export function planSweep(reservation: Reservation, answer: ReportAnswer): Sweep
     case 'unreachable':
       return reservation.sweepFailureCount + 1 < MAX_SWEEP_FAILURES
         ? { action: 'retry' }
-        : { action: 'release', settlement: emptySettlement(requestId) }
+        : { action: 'release', settlement: composeEmptySettlement(requestId, 'swept') }
     case 'unknown':
-      return { action: 'release', settlement: emptySettlement(requestId) }
+      return { action: 'release', settlement: composeEmptySettlement(requestId, 'swept') }
     case 'report': {
       const { state, usage, tallygate } = answer.report
       if (state === 'running') return { action: 'extend' }
       // No provenance: it ended before it had a prompt. Failed without a token: owed nothing.
       if (tallygate === null || (state === 'failed' && usage.completion_tokens === 0))
-        return { action: 'settle', settlement: emptySettlement(requestId) }
+        return { action: 'settle', settlement: composeEmptySettlement(requestId, 'swept') }
       return {
         action: 'settle',
         settlement: {
@@ -43,6 +43,7 @@ export function planSweep(reservation: Reservation, answer: ReportAnswer): Sweep
           modelDigest: tallygate.model_digest,
           adapterDigest: tallygate.adapter_digest,
           adapterOwner: tallygate.adapter_owner,
+          merge: readMerge(tallygate),
           attributionDigest: tallygate.attribution_digest,
           contributors: tallygate.contributors.map(({ payee, weight_ppm }) => ({
             payee,
@@ -53,22 +54,5 @@ export function planSweep(reservation: Reservation, answer: ReportAnswer): Sweep
         },
       }
     }
-  }
-}
-
-function emptySettlement(requestId: string): Settlement {
-  return {
-    requestId,
-    outcome: 'swept',
-    promptTokens: 0,
-    cachedTokens: 0,
-    completionTokens: 0,
-    modelDigest: ZERO_DIGEST,
-    adapterDigest: ZERO_DIGEST,
-    adapterOwner: null,
-    attributionDigest: ZERO_DIGEST,
-    contributors: [],
-    promptHash: ZERO_DIGEST,
-    outputHash: ZERO_DIGEST,
   }
 }

@@ -7,26 +7,82 @@ import { ApiError } from '../errors.ts'
 import { createAccountId } from '../ids.ts'
 import { requireAccount } from './account-parameter.ts'
 import type { AppContext } from './app-context.ts'
-import { composeBudgetBody, composeWindowBodies, windowBudgetsBodySchema } from './budget-body.ts'
+import {
+  budgetSchema,
+  composeBudgetBody,
+  composeWindowBodies,
+  windowBudgetSchema,
+  windowBudgetsBodySchema,
+} from './budget-body.ts'
+import { balanceFields, composeBalanceBody } from './credit-body.ts'
 import { parseRequest } from './parse-request.ts'
 import { readJsonBody } from './read-json-body.ts'
 
 const settings = accountSettingsSchema.shape
 
 /** An account's limits as the API spells them. */
-const limitsBodySchema = z.strictObject({
+export const limitsBodySchema = z.strictObject({
   requests_per_minute: settings.requestsPerMinute.unwrap().optional(),
   tokens_per_minute: settings.tokensPerMinute.unwrap().optional(),
   max_concurrent_requests: settings.maxConcurrentRequests.unwrap().optional(),
   budget_micro_usd: settings.budgetMicroUsd.unwrap().optional(),
   window_budgets: windowBudgetsBodySchema.optional(),
+  prepaid: settings.prepaid.unwrap().optional(),
   alerts: settings.alerts.unwrap().optional(),
 })
 
-const accountBodySchema = limitsBodySchema.extend({
-  /** Of the account's first key. */
-  name: keySettingsSchema.shape.name,
+export const accountBodySchema = limitsBodySchema.extend({
+  name: keySettingsSchema.shape.name.describe('Of the first key.'),
 })
+
+export const accountSchema = z
+  .strictObject({
+    id: z.string(),
+    object: z.literal('account'),
+    created_at_ms: z.int(),
+    requests_per_minute: z.int(),
+    tokens_per_minute: z.int(),
+    max_concurrent_requests: z.int(),
+    budget: budgetSchema,
+    window_budgets: z.array(windowBudgetSchema),
+    ...balanceFields,
+    alerts: settings.alerts
+      .unwrap()
+      .unwrap()
+      .extend({ secret: z.string().describe('Signs the webhooks.') })
+      .nullable(),
+    open_reservation_count: z.int(),
+    outbox_count: z.int().describe('Records that are not in D1 yet.'),
+    last_alarm_error: z.string().nullable(),
+    counters: z.strictObject({ swept: z.int(), released: z.int(), clamped: z.int() }),
+  })
+  .meta({ id: 'Account' })
+
+export const createdAccountSchema = accountSchema
+  .extend({ key_id: z.string(), api_key: z.string().describe('Shown this once.') })
+  .meta({ id: 'CreatedAccount' })
+
+export const alertListSchema = z
+  .strictObject({
+    object: z.literal('list'),
+    data: z.array(
+      z.strictObject({
+        id: z.string(),
+        object: z.literal('alert'),
+        created_at_ms: z.int(),
+        scope: z.enum(['key', 'account']),
+        key_id: z.string().nullable(),
+        window: z.enum(['total', 'day', 'week', 'month', 'rolling']),
+        percent: z.int(),
+        limit_micro_usd: z.int(),
+        spent_micro_usd: z.int(),
+        attempt_count: z.int(),
+        delivered_at_ms: z.int().nullable(),
+        next_attempt_at_ms: z.int().nullable(),
+      }),
+    ),
+  })
+  .meta({ id: 'AlertList' })
 
 /** `POST /admin/v1/accounts`: a new account and its first API key, which is shown this once. */
 export async function createAccount(c: AppContext): Promise<Response> {
@@ -37,7 +93,11 @@ export async function createAccount(c: AppContext): Promise<Response> {
   const created = await account.createKey(keySettingsSchema.parse({ name }))
   if (created.outcome === 'unknown_account') throw new Error('A new account is unknown to itself.')
   const shown = await composeAccountBody(c, description)
-  const body = { ...shown, api_key: created.key, key_id: created.keyId }
+  const body: z.input<typeof createdAccountSchema> = {
+    ...shown,
+    api_key: created.key,
+    key_id: created.keyId,
+  }
   return c.json(body, 201)
 }
 
@@ -61,7 +121,7 @@ export async function updateAccount(c: AppContext): Promise<Response> {
 export async function listAlerts(c: AppContext): Promise<Response> {
   const { accountId } = await requireAccount(c)
   const alerts = await c.var.services.account(accountId).listAlerts()
-  return c.json({
+  const body: z.input<typeof alertListSchema> = {
     object: 'list',
     data: alerts.map((alert) => ({
       id: alert.alertId,
@@ -77,7 +137,8 @@ export async function listAlerts(c: AppContext): Promise<Response> {
       delivered_at_ms: alert.deliveredAtMs,
       next_attempt_at_ms: alert.dueAtMs,
     })),
-  })
+  }
+  return c.json(body)
 }
 
 async function readBody(c: AppContext) {
@@ -100,12 +161,16 @@ function readLimits(body: z.output<typeof limitsBodySchema>) {
     maxConcurrentRequests: body.max_concurrent_requests,
     budgetMicroUsd: body.budget_micro_usd,
     windowBudgets: body.window_budgets,
+    prepaid: body.prepaid,
     alerts: body.alerts,
   }
   return Object.fromEntries(Object.entries(limits).filter(([, value]) => value !== undefined))
 }
 
-async function composeAccountBody(c: AppContext, account: AccountDescription) {
+async function composeAccountBody(
+  c: AppContext,
+  account: AccountDescription,
+): Promise<z.input<typeof accountSchema>> {
   const { alerts } = account.settings
   const { KEY_CHECKSUM_SECRET } = c.var.services.config
   return {
@@ -117,6 +182,7 @@ async function composeAccountBody(c: AppContext, account: AccountDescription) {
     max_concurrent_requests: account.settings.maxConcurrentRequests,
     budget: composeBudgetBody(account.budget),
     window_budgets: composeWindowBodies(account.windows, account.budget),
+    ...composeBalanceBody(account.credit),
     alerts: alerts && {
       ...alerts,
       secret: await deriveAlertSecret(account.accountId, KEY_CHECKSUM_SECRET),

@@ -4,14 +4,14 @@ import { ApiError } from '../errors.ts'
 import { requireAccount } from './account-parameter.ts'
 import type { AppContext } from './app-context.ts'
 import { windowBudgetsBodySchema } from './budget-body.ts'
-import { composeKeyBody } from './key.ts'
+import { apiKeySchema, composeKeyBody } from './key.ts'
 import { parseRequest } from './parse-request.ts'
 import { readJsonBody } from './read-json-body.ts'
 
 const settings = keySettingsSchema.shape
 
 /** A key's settings as the API spells them. */
-const keyBodySchema = z
+export const keyBodySchema = z
   .strictObject({
     name: settings.name,
     expires_at_ms: settings.expiresAtMs,
@@ -37,6 +37,28 @@ const keyBodySchema = z
     }),
   )
 
+export const createdKeySchema = z
+  .strictObject({
+    id: z.string(),
+    object: z.literal('api_key'),
+    account_id: z.string(),
+    start: z.string(),
+    api_key: z.string().describe('Shown this once.'),
+  })
+  .meta({ id: 'CreatedKey' })
+
+export const rotatedKeySchema = createdKeySchema
+  .extend({ previous_valid_until_ms: z.int().describe('Until when the old secret holds.') })
+  .meta({ id: 'RotatedKey' })
+
+export const keyListSchema = z
+  .strictObject({ object: z.literal('list'), data: z.array(apiKeySchema) })
+  .meta({ id: 'KeyList' })
+
+export const revokedKeySchema = z
+  .strictObject({ id: z.string(), object: z.literal('api_key'), deleted: z.literal(true) })
+  .meta({ id: 'RevokedKey' })
+
 /** `POST /admin/v1/accounts/{id}/keys`: a new API key, which is shown this once. */
 export async function createKey(c: AppContext): Promise<Response> {
   const body = await readJsonBody(c.req.raw, c.var.services.config)
@@ -50,9 +72,13 @@ export async function createKey(c: AppContext): Promise<Response> {
 
 const MAX_GRACE_MS = 90 * 86_400_000
 
-const rotateBodySchema = z.strictObject({
-  /** How long the old secret still holds, milliseconds. */
-  grace_ms: z.int().min(0).max(MAX_GRACE_MS).default(86_400_000),
+export const rotateBodySchema = z.strictObject({
+  grace_ms: z
+    .int()
+    .min(0)
+    .max(MAX_GRACE_MS)
+    .default(86_400_000)
+    .describe('How long the old secret still holds, milliseconds.'),
 })
 
 /** `POST /admin/v1/accounts/{id}/keys/{key id}/rotate`: a new secret for the same key, shown this once. */

@@ -9,6 +9,8 @@ const EXPOSED_HEADERS = [
   'retry-after-ms',
   'x-should-retry',
   'x-next-cursor',
+  'x-statement-state',
+  'x-tallygate-cache',
   'idempotency-replayed',
   ...['limit', 'remaining', 'reset'].flatMap((what) => [
     `x-ratelimit-${what}-requests`,

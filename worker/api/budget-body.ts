@@ -6,8 +6,28 @@ import {
   windowBudgetsSchema,
 } from '../access/budget-window.ts'
 
+const budgetShape = {
+  limit_micro_usd: z.int().nullable(),
+  spent_micro_usd: z.int(),
+  reserved_micro_usd: z.int().describe('Held for requests that run.'),
+  remaining_micro_usd: z.int().nullable(),
+}
+
+export const budgetSchema = z
+  .strictObject(budgetShape)
+  .meta({ id: 'Budget', description: 'Micro-USD; null: no limit.' })
+
+export const windowBudgetSchema = z
+  .strictObject({
+    window: z.enum(['day', 'week', 'month', 'rolling']),
+    duration_ms: z.int().optional().describe('Of a rolling window.'),
+    ...budgetShape,
+    resets_at_ms: z.int().nullable(),
+  })
+  .meta({ id: 'WindowBudget', description: 'A budget that comes back; days and weeks are UTC.' })
+
 /** A budget as the API spells it, micro-USD; `limit` and `remaining` are null where there is none. */
-export function composeBudgetBody(budget: Budget) {
+export function composeBudgetBody(budget: Budget): z.input<typeof budgetSchema> {
   return {
     limit_micro_usd: budget.limitMicroUsd,
     spent_micro_usd: budget.spentMicroUsd,
@@ -20,7 +40,7 @@ export function composeBudgetBody(budget: Budget) {
 export function composeWindowBodies(
   windows: readonly WindowSpending[],
   { reservedMicroUsd }: Pick<Budget, 'reservedMicroUsd'>,
-) {
+): z.input<typeof windowBudgetSchema>[] {
   return windows.map((budget) => ({
     window: budget.window,
     ...(budget.durationMs !== null && { duration_ms: budget.durationMs }),

@@ -1,7 +1,8 @@
 import { z } from 'zod'
+import { planMerge } from '../../protocol/adapter-merge.ts'
 import { boundPromptTokens, type GenerationRequest } from '../dispatch/generation-request.ts'
 import type { AppContext } from './app-context.ts'
-import { choiceCountSchema, generationFields } from './generation-schema.ts'
+import { answerFields, choiceCountSchema, generationFields } from './generation-schema.ts'
 import { parseRequest } from './parse-request.ts'
 import { type JsonBody, readJsonBody } from './read-json-body.ts'
 import { serveGeneration } from './serve-generation.ts'
@@ -11,7 +12,7 @@ const tokenIdsSchema = z.array(z.int().min(0)).min(1)
 /** No more prompts than this in one request. */
 const MAX_PROMPT_COUNT = 128
 
-const completionRequestSchema = z
+export const completionRequestSchema = z
   .looseObject({
     ...generationFields,
     prompt: z.union(
@@ -24,11 +25,26 @@ const completionRequestSchema = z
       `must be a string, a list of token ids, or a list of at most ${MAX_PROMPT_COUNT} of either`,
     ),
     best_of: choiceCountSchema.nullish(),
+    echo: z.boolean().nullish(),
+    logprobs: z.int().min(0).max(20).nullish(),
   })
   .refine((body) => (body.best_of ?? body.n ?? 1) >= (body.n ?? 1), {
     path: ['best_of'],
     message: 'must be at least n',
   })
+
+export const completionSchema = z
+  .looseObject({
+    ...answerFields,
+    choices: z.array(
+      z.looseObject({
+        index: z.int(),
+        text: z.string(),
+        finish_reason: z.string().nullish(),
+      }),
+    ),
+  })
+  .meta({ id: 'Completion' })
 
 /** `POST /v1/completions`. */
 export async function createCompletion(c: AppContext): Promise<Response> {
@@ -43,6 +59,7 @@ function parseCompletionRequest({ value, bytes }: JsonBody): GenerationRequest {
   return {
     endpoint: 'completions',
     model: completion.model,
+    merge: planMerge(completion.tallygate),
     isStream: completion.stream ?? false,
     wantsUsage: completion.stream_options?.include_usage ?? false,
     wantsAttribution: completion.tallygate?.attribution ?? false,

@@ -1,4 +1,5 @@
 import { z } from 'zod'
+import { mergeRequestSchema } from '../../protocol/adapter-merge.ts'
 
 /** The most answers one request may ask for. */
 const MAX_CHOICE_COUNT = 128
@@ -6,17 +7,82 @@ const MAX_CHOICE_COUNT = 128
 /** No model's context is longer; keeps sums of token counts exact. */
 export const MAX_TOKEN_COUNT = 10_000_000
 
+const MAX_STOP_COUNT = 4
+
 export const choiceCountSchema = z.int().min(1).max(MAX_CHOICE_COUNT)
+
+export const modelNameSchema = z
+  .string()
+  .min(1)
+  .max(200)
+  .describe('A base model or an adapter, as `GET /v1/models` names it.')
+
+export const extensionSchema = mergeRequestSchema
+  .and(
+    z.looseObject({
+      attribution: z
+        .boolean()
+        .nullish()
+        .describe('Tell whose data the answer came from, in `tallygate.attribution`.'),
+      cache: z
+        .boolean()
+        .nullish()
+        .describe('An earlier answer to the same request may be given again, free of charge.'),
+    }),
+  )
+  .nullish()
+
+export const temperatureSchema = z.number().min(0).max(2).nullish()
+export const topProbabilitySchema = z.number().min(0).max(1).nullish()
+const penaltySchema = z.number().min(-2).max(2).nullish()
 
 /**
  * What both text operations share. OpenAI treats a null like a missing field, so these do. Objects
  * are loose: what is not named here is the backend's to judge.
  */
 export const generationFields = {
-  model: z.string().min(1).max(200),
+  model: modelNameSchema,
   stream: z.boolean().nullish(),
-  stream_options: z.looseObject({ include_usage: z.boolean().nullish() }).nullish(),
+  stream_options: z
+    .looseObject({
+      include_usage: z.boolean().nullish().describe('Send a last chunk with the usage.'),
+    })
+    .nullish(),
   n: choiceCountSchema.nullish(),
   max_tokens: z.int().min(0).max(MAX_TOKEN_COUNT).nullish(),
-  tallygate: z.looseObject({ attribution: z.boolean().nullish() }).nullish(),
+  temperature: temperatureSchema,
+  top_p: topProbabilitySchema,
+  presence_penalty: penaltySchema,
+  frequency_penalty: penaltySchema,
+  seed: z.int().nullish(),
+  stop: z.union([z.string(), z.array(z.string()).max(MAX_STOP_COUNT)]).nullish(),
+  logit_bias: z.record(z.string(), z.number()).nullish(),
+  user: z.string().nullish(),
+  tallygate: extensionSchema,
 }
+
+const usageSchema = z
+  .looseObject({
+    prompt_tokens: z.int(),
+    completion_tokens: z.int().optional(),
+    total_tokens: z.int(),
+    prompt_tokens_details: z.looseObject({ cached_tokens: z.int().nullish() }).nullish(),
+  })
+  .meta({ id: 'Usage', description: 'What was computed, in tokens.' })
+
+/** What every answer of a backend has; the rest passes through as the backend wrote it. */
+export const answerFields = {
+  id: z.string().optional(),
+  object: z.string().optional(),
+  created: z.int().optional(),
+  model: z.string().optional(),
+  usage: usageSchema.optional(),
+  tallygate: z
+    .looseObject({})
+    .optional()
+    .describe('Contributors and matched spans, when attribution was asked for.'),
+}
+
+/** What a streamed answer is, in words. */
+export const EVENT_STREAM =
+  'Server-sent events, a chunk each, then `data: [DONE]`. A failure in mid-stream is `data: {"error": …}` and the end, without `[DONE]`.'

@@ -11,7 +11,7 @@ const KEY_PATTERN = /^[\x21-\x7e]{1,255}$/
 /** The request's claim to be answered once; null when it makes none. Throws for a key that is no key. */
 export async function readIdempotencyClaim(
   c: AppContext,
-  { endpoint, bodyBytes }: GenerationRequest,
+  { endpoint, bodyBytes, receivedBytes = bodyBytes }: GenerationRequest,
 ): Promise<IdempotencyClaim | null> {
   const key = c.req.header('idempotency-key')
   if (key === undefined) return null
@@ -21,6 +21,6 @@ export async function readIdempotencyClaim(
       param: 'Idempotency-Key',
     })
   }
-  const hashed = joinBytes([new TextEncoder().encode(`${endpoint}\n`), bodyBytes])
+  const hashed = joinBytes([new TextEncoder().encode(`${endpoint}\n`), receivedBytes])
   return { key, fingerprint: toHex(await crypto.subtle.digest('SHA-256', hashed)) }
 }

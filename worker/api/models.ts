@@ -1,7 +1,17 @@
-import type { BackendModel } from '../../protocol/backend.ts'
+import { z } from 'zod'
+import { type BackendModel, backendModelSchema } from '../../protocol/backend.ts'
 import { ApiError } from '../errors.ts'
 import type { AppContext } from './app-context.ts'
 import { describeCaller } from './describe-caller.ts'
+
+export const modelSchema = backendModelSchema.meta({
+  id: 'Model',
+  description: 'A base model, or an adapter with `parent` set.',
+})
+
+export const modelListSchema = z
+  .strictObject({ object: z.literal('list'), data: z.array(modelSchema) })
+  .meta({ id: 'ModelList' })
 
 /** `GET /v1/models`: what the reachable backends serve and this key may use, each once. */
 export async function listModels(c: AppContext): Promise<Response> {

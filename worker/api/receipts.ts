@@ -6,7 +6,7 @@ import type { AppContext } from './app-context.ts'
 import { describeCaller } from './describe-caller.ts'
 
 /** A request by its own id, or by that of its answer. */
-const REQUEST_OR_ANSWER_ID = /^(?:req_|chatcmpl-|cmpl-)([0-9a-zA-Z]{1,59})$/
+const REQUEST_OR_ANSWER_ID = /^(?:req_|chatcmpl-|cmpl-|resp_)([0-9a-zA-Z]{1,59})$/
 
 /** `GET /v1/receipts/{id}`: the proof of one of the account's requests, as far as it is anchored. */
 export async function getReceipt(c: AppContext): Promise<Response> {

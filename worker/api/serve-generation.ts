@@ -2,6 +2,7 @@ import type { AdmitResult, LimitSnapshot } from '../access/account-contract.ts'
 import type { KeptAnswer } from '../access/idempotency.ts'
 import { createAccountClient } from '../dispatch/account-client.ts'
 import { admitGeneration } from '../dispatch/admit-generation.ts'
+import { composeCacheClaim, wantsCache } from '../dispatch/cache-claim.ts'
 import { findTargets } from '../dispatch/find-targets.ts'
 import type { GenerationRequest } from '../dispatch/generation-request.ts'
 import { relayBody } from '../dispatch/relay-body.ts'
@@ -28,7 +29,12 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
   const { config, log } = services
   const waitUntil = (work: Promise<unknown>) => c.executionCtx.waitUntil(work)
   const idempotency = await readIdempotencyClaim(c, request)
-  const candidates = await findTargets(services, request.model, waitUntil)
+  const isCacheable = wantsCache(request)
+  const candidates = await findTargets(services, request, waitUntil, {
+    needsFreshList: isCacheable, // an answer is found by its weights
+  })
+  const cache = isCacheable ? await composeCacheClaim(request, candidates[0].target) : null
+  if (isCacheable) answerHeaders.set('x-tallygate-cache', 'miss')
   const account = createAccountClient({
     createStub: () => services.account(caller.accountId),
     renewEveryMs: config.RESERVATION_TTL_MS / 3,
@@ -40,9 +46,18 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
     candidates,
     keyHash: caller.keyHash,
     idempotency,
+    cache,
   })
-  if (admission.outcome === 'replay') return replay(c, admission.answer)
-  setRateHeaders(answerHeaders, requireAdmitted(admission, answerHeaders))
+  if (admission.outcome === 'replay') {
+    answerHeaders.set('idempotency-replayed', 'true')
+    return giveAgain(c, admission.answer)
+  }
+  if (admission.outcome === 'cached') {
+    setRateHeaders(answerHeaders, admission.limits)
+    answerHeaders.set('x-tallygate-cache', 'hit')
+    return giveAgain(c, admission.answer)
+  }
+  setRateHeaders(answerHeaders, requireAdmitted(request, admission, answerHeaders))
   const admittedAtMs = Date.now()
   answerHeaders.set('server-timing', `auth;dur=${admittedAtMs - startedAtMs}`)
   c.set('isRelayed', true)
@@ -61,9 +76,12 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
     account,
     maxUpstreamSilenceMs: config.UPSTREAM_SILENCE_MS,
     clientSignal: c.req.raw.signal,
-    isKept: idempotency !== null,
+    outlivesClient: idempotency !== null,
+    isKept: idempotency !== null || cache !== null,
     waitUntil,
     log,
+    telemetry: services.telemetry,
+    trace: c.var.trace,
   })
   answerHeaders.append('server-timing', `upstream;dur=${Date.now() - admittedAtMs}`)
   return response
@@ -71,7 +89,8 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
 
 /** The limits after admission; throws the ApiError of a refusal. */
 function requireAdmitted(
-  result: Exclude<AdmitResult, { outcome: 'replay' }>,
+  request: GenerationRequest,
+  result: Exclude<AdmitResult, { outcome: 'replay' | 'cached' }>,
   answerHeaders: Headers,
 ): LimitSnapshot {
   switch (result.outcome) {
@@ -89,7 +108,7 @@ function requireAdmitted(
     case 'insufficient_scope':
       throw insufficientScope('inference')
     case 'model_not_allowed':
-      throw new ApiError('model_not_allowed', { param: 'model' })
+      throw new ApiError('model_not_allowed', describeForbidden(request, result.model))
     case 'rate_limited':
       setRateHeaders(answerHeaders, result.limits)
       throw new ApiError('rate_limit_exceeded', {
@@ -103,6 +122,17 @@ function requireAdmitted(
       })
     case 'over_budget':
       throw new ApiError('budget_exceeded', { message: describeBudget(result) })
+    case 'over_balance':
+      throw new ApiError('budget_exceeded', { message: describeBalance(result) })
+  }
+}
+
+function describeForbidden(request: GenerationRequest, model: string) {
+  if (model === request.model) return { param: 'model' }
+  const index = request.merge?.members.findIndex(({ id }) => id === model)
+  return {
+    param: `tallygate.adapters.${index}.id`,
+    message: `This key may not use the model ${JSON.stringify(model)}.`,
   }
 }
 
@@ -116,16 +146,23 @@ const CONFLICTS = {
     'not kept any more. Send it under another key.',
 }
 
-/** The first answer again, byte for byte; billed before. */
-function replay(c: AppContext, { contentType, body }: KeptAnswer): Response {
-  c.var.answerHeaders.set('idempotency-replayed', 'true')
+/** An answer that was billed before. */
+function giveAgain(c: AppContext, { contentType, body }: KeptAnswer): Response {
   return c.body(body.slice().buffer, 200, { 'content-type': contentType })
 }
 
 type OverBudget = Extract<AdmitResult, { outcome: 'over_budget' }>
 
+const usd = (microUsd: number) => `${(microUsd / 1_000_000).toFixed(6)} USD`
+
+function describeBalance(result: Extract<AdmitResult, { outcome: 'over_balance' }>): string {
+  return (
+    `The prepaid balance of ${usd(result.balanceMicroUsd)} does not cover this request: ` +
+    `${usd(result.reservedMicroUsd)} of it are reserved by running requests.`
+  )
+}
+
 function describeBudget(result: OverBudget): string {
-  const usd = (microUsd: number) => `${(microUsd / 1_000_000).toFixed(6)} USD`
   return (
     `The ${result.scope}'s ${WINDOW_WORDS[result.window]}budget of ${usd(result.limitMicroUsd)} does not cover this request: ` +
     `${usd(result.spentMicroUsd)} are spent and ${usd(result.reservedMicroUsd)} reserved by ` +

@@ -1,7 +1,8 @@
 import { CURRENT_SPLIT_VERSION } from '../../protocol/fee-split.ts'
 import type { AdmitResult } from '../access/account-contract.ts'
 import type { IdempotencyClaim } from '../access/idempotency.ts'
-import { priceUsage } from '../access/pricing.ts'
+import { priceWorstCase } from '../access/pricing.ts'
+import type { CacheClaim } from '../access/response-cache.ts'
 import type { AccountClient } from './account-client.ts'
 import type { Candidate } from './find-targets.ts'
 import { boundTokens, type GenerationRequest } from './generation-request.ts'
@@ -13,19 +14,20 @@ interface Admission {
   readonly candidates: readonly [Candidate, ...Candidate[]]
   readonly keyHash: string
   readonly idempotency: IdempotencyClaim | null
+  readonly cache: CacheClaim | null
 }
 
 /** Asks the account for leave, and reserves the most that the request can use and cost. */
 export function admitGeneration(
   account: AccountClient,
-  { requestId, request, candidates, keyHash, idempotency }: Admission,
+  { requestId, request, candidates, keyHash, idempotency, cache }: Admission,
 ): Promise<AdmitResult> {
-  const [{ price, backend }] = candidates
+  const [{ tariff, backend }] = candidates
   const worstCases = candidates.map((candidate) => {
     const bound = boundTokens(request, candidate.target.model.max_model_len)
     return {
       tokenCount: bound.promptTokens + bound.completionTokens,
-      microUsd: priceUsage(candidate.price, { ...bound, cachedTokens: 0 }),
+      microUsd: priceWorstCase(candidate.tariff, { ...bound, cachedTokens: 0 }),
     }
   })
   return account.admit({
@@ -33,11 +35,13 @@ export function admitGeneration(
     keyHash,
     endpoint: request.endpoint,
     model: request.model,
-    price,
+    ...tariff,
+    ...(request.merge && { adapters: request.merge.members.map(({ id }) => id) }),
     splitVersion: CURRENT_SPLIT_VERSION,
     worstCaseMicroUsd: Math.max(...worstCases.map(({ microUsd }) => microUsd)),
     worstCaseTokenCount: Math.max(...worstCases.map(({ tokenCount }) => tokenCount)),
     backendId: backend.id,
     ...(idempotency && { idempotency }),
+    ...(cache && { cache }),
   })
 }

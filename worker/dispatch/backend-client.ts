@@ -15,6 +15,8 @@ export type BackendAddress = Config['BACKENDS'][number]
 export interface GenerationCall {
   readonly requestId: string
   readonly accountId: string
+  /** W3C Trace Context. */
+  readonly traceparent: string
   readonly endpoint: GenerationRequest['endpoint']
   readonly body: Uint8Array | string
   readonly signal: AbortSignal
@@ -23,7 +25,10 @@ export interface GenerationCall {
 const PATHS = {
   'chat.completions': '/v1/chat/completions',
   completions: '/v1/completions',
+  responses: '/v1/chat/completions',
   embeddings: '/v1/embeddings',
+  tokenize: '/tokenize', // where vLLM has them
+  detokenize: '/detokenize',
 } as const satisfies Record<Endpoint, string>
 
 /** How long a backend may take to list its models. */
@@ -46,6 +51,7 @@ export async function sendGeneration(
         'content-type': 'application/json',
         [REQUEST_ID_HEADER]: call.requestId,
         [TENANT_HEADER]: call.accountId,
+        traceparent: call.traceparent,
         ...authorize(backend),
       },
       body: call.body,
@@ -56,7 +62,23 @@ export async function sendGeneration(
     throw new ApiError('no_backend', { cause: error, retryAfterMs: DEFAULT_RETRY_AFTER_MS })
   }
   if (response.ok) return response
-  throw await readUpstreamError(response)
+  const error = await readUpstreamError(response)
+  throw lacksOperation(call, response, error) ? refuseOperation(call) : error
+}
+
+/** Not every server of OpenAI's API tokenizes. */
+function lacksOperation(
+  { endpoint }: GenerationCall,
+  { status }: Response,
+  error: ApiError,
+): boolean {
+  const isExtension = endpoint === 'tokenize' || endpoint === 'detokenize'
+  return isExtension && (status === 404 || status === 405) && error.param !== 'model'
+}
+
+function refuseOperation({ endpoint }: GenerationCall): ApiError {
+  const message = `The backend of this model does not ${endpoint}.`
+  return new ApiError('unsupported_parameter', { message, param: 'model' })
 }
 
 /** What a backend lists as its models. Throws when it does not answer, or not as agreed. */
@@ -115,9 +137,9 @@ function ownCode(code: unknown): ErrorCode | null {
   const known = Object.keys(ERRORS).find((candidate) => candidate === code)
   if (known === undefined) return null
   const ownCode = known as ErrorCode // a key of ERRORS
-  return Object.values(VALIDATION_CODES).includes(ownCode) || ERRORS[ownCode].status === 400
-    ? ownCode
-    : null
+  const isOfRequest =
+    Object.values(VALIDATION_CODES).includes(ownCode) || [400, 422].includes(ERRORS[ownCode].status)
+  return isOfRequest ? ownCode : null
 }
 
 const DEFAULT_RETRY_AFTER_MS = 1_000

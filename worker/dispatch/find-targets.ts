@@ -1,22 +1,26 @@
-import type { Price } from '../access/pricing.ts'
+import type { Tariff } from '../access/pricing.ts'
 import type { Config } from '../env.ts'
 import { ApiError } from '../errors.ts'
+import type { PriceBook } from '../ledger/price-book.ts'
+import { composeTariff } from '../ledger/price-list.ts'
 import type { BackendAddress } from './backend-client.ts'
 import type { Fleet } from './fleet.ts'
+import type { GenerationRequest } from './generation-request.ts'
 import type { ModelCatalogue } from './model-catalogue.ts'
-import { type Pick, pickBackend, type Target } from './pick-backend.ts'
+import { type Pick as BackendPick, pickBackend, type Target } from './pick-backend.ts'
 
 interface Dispatch {
   readonly config: Config
   readonly catalogue: ModelCatalogue
   readonly fleet: Fleet
+  readonly prices: PriceBook
 }
 
 /** A backend that can serve a request, and what it then costs. */
 export interface Candidate {
   readonly target: Target
   readonly backend: BackendAddress
-  readonly price: Price
+  readonly tariff: Tariff
 }
 
 /** How soon a caller may try again when no backend answers. */
@@ -25,12 +29,13 @@ const NO_BACKEND_RETRY_AFTER_MS = 1_000
 /**
  * The backend that will serve a model and those that stand in for it, in order. What the catalogue
  * does not know is asked for once more, so that an adapter can be named the moment it is loaded.
- * Throws `model_not_found` or `no_backend`.
+ * With `needsFreshList` the digests are those of now. Throws `model_not_found` or `no_backend`.
  */
 export async function findTargets(
-  { config, catalogue, fleet }: Dispatch,
-  modelId: string,
+  { config, catalogue, fleet, prices }: Dispatch,
+  request: Pick<GenerationRequest, 'model' | 'merge'>,
   waitUntil: (work: Promise<unknown>) => void,
+  { needsFreshList = false } = {},
 ): Promise<readonly [Candidate, ...Candidate[]]> {
   const findBackend = (backendId: string) => {
     const backend = config.BACKENDS.find((candidate) => candidate.id === backendId)
@@ -42,13 +47,26 @@ export async function findTargets(
     blockedForMs: fleet.blockedForMs(backendId, Date.now()),
     inFlightCount: fleet.inFlightCount(backendId),
   })
+  const priceList = await prices.read(waitUntil)
   const compose = (target: Target): Candidate => {
     const backend = findBackend(target.backendId)
-    return { target, backend, price: backend.price ?? config.PRICE }
+    const { id, parent } = target.model
+    const scope = {
+      models: parent ? [id, parent] : [id],
+      backendId: backend.id,
+      configured: backend.price ?? config.PRICE,
+    }
+    return { target, backend, tariff: composeTariff(priceList, scope, Date.now()) }
   }
-  const options = { stateOf, chance: Math.random() }
-  let pick: Pick = pickBackend(await catalogue.read(waitUntil), modelId, options)
-  if (pick.outcome === 'unknown_model' || pick.outcome === 'none_reachable') {
+  const { model: modelId, merge } = request
+  const options = { stateOf, chance: Math.random(), merge }
+  let pick: BackendPick = pickBackend(
+    await (needsFreshList ? catalogue.readFresh() : catalogue.read(waitUntil)),
+    modelId,
+    options,
+  )
+  const isUnknown = pick.outcome === 'unknown_model' || pick.outcome === 'unknown_adapter'
+  if (isUnknown || pick.outcome === 'none_reachable') {
     pick = pickBackend(await catalogue.refresh(), modelId, options)
   }
   switch (pick.outcome) {
@@ -57,8 +75,15 @@ export async function findTargets(
       return [compose(first), ...standIns.map(compose)]
     }
     case 'unknown_model':
-      throw new ApiError('model_not_found', {
-        message: `The model ${JSON.stringify(modelId)} does not exist.`,
+      throw unknownModel(modelId, 'model')
+    case 'unknown_adapter':
+      throw unknownModel(
+        merge?.members[pick.index]?.id ?? '',
+        `tallygate.adapters.${pick.index}.id`,
+      )
+    case 'no_base_model':
+      throw new ApiError('invalid_request', {
+        message: "model: must be a base model where 'tallygate.adapters' names the adapters",
         param: 'model',
       })
     case 'none_reachable':
@@ -66,4 +91,9 @@ export async function findTargets(
     case 'all_blocked':
       throw new ApiError('no_backend', { retryAfterMs: pick.retryAfterMs })
   }
+}
+
+function unknownModel(id: string, param: string): ApiError {
+  const message = `The model ${JSON.stringify(id)} does not exist.`
+  return new ApiError('model_not_found', { message, param })
 }

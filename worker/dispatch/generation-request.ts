@@ -1,10 +1,15 @@
+import type { MergePlan } from '../../protocol/adapter-merge.ts'
 import type { Endpoint } from '../ledger/usage-record.ts'
 import type { JsonObject } from './answer-parts.ts'
+import type { AnswerWording } from './answer-wording.ts'
+import { joinBytes } from './join-bytes.ts'
 
 /** What the gateway must know of a request for text or embeddings; the rest of the body is the backend's affair. */
 export interface GenerationRequest {
   readonly endpoint: Endpoint
   readonly model: string
+  /** Adapters to be merged over the model for this request; null: none. */
+  readonly merge: MergePlan | null
   readonly isStream: boolean
   /** The caller asked for the usage chunk of a stream. */
   readonly wantsUsage: boolean
@@ -18,8 +23,13 @@ export interface GenerationRequest {
   readonly maxCompletionTokens: number | null
   /** Never less than the tokens of the prompt. */
   readonly promptTokenBound: number
+  /** What goes upstream. */
   readonly body: JsonObject
   readonly bodyBytes: Uint8Array
+  /** What the caller sent, where that is something else. */
+  readonly receivedBytes?: Uint8Array
+  /** Absent: the answer passes as the backend words it. */
+  readonly wording?: AnswerWording
 }
 
 /** A chat template writes a few tokens around each message, … */
@@ -80,6 +90,18 @@ export function encodeUpstreamBody(
   if (request.maxCompletionTokens === null && maxModelLength === undefined) {
     changes.max_tokens = DEFAULT_MAX_COMPLETION_TOKENS
   }
-  if (Object.keys(changes).length === 0) return request.bodyBytes
-  return JSON.stringify({ ...request.body, ...changes })
+  const names = Object.keys(changes)
+  if (names.length === 0) return request.bodyBytes
+  return names.some((name) => name in request.body)
+    ? JSON.stringify({ ...request.body, ...changes })
+    : prependFields(request.bodyBytes, changes)
+}
+
+const OPENING_BRACE = 0x7b
+
+/** The object's own bytes with further fields before its own, of which it has at least one. */
+function prependFields(objectBytes: Uint8Array, fields: object): Uint8Array {
+  const rest = objectBytes.subarray(objectBytes.indexOf(OPENING_BRACE) + 1)
+  const head = new TextEncoder().encode(`${JSON.stringify(fields).slice(0, -1)},`)
+  return joinBytes([head, rest])
 }

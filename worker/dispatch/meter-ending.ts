@@ -1,4 +1,9 @@
-import type { Provenance, RequestReport, Usage } from '../../protocol/backend.ts'
+import {
+  type Provenance,
+  type RequestReport,
+  readMerge,
+  type Usage,
+} from '../../protocol/backend.ts'
 import { type Digest, ZERO_DIGEST } from '../../protocol/digest.ts'
 import type { Settlement } from '../access/account-contract.ts'
 import type { ApiError } from '../errors.ts'
@@ -19,6 +24,8 @@ export interface Evidence {
   readonly tokenCount: number
   /** What the prompt has in tokens by rule of thumb; used where nobody counted. */
   readonly estimatedPromptTokens: number
+  /** Of a stream that has begun. */
+  readonly firstTokenAtMs?: number | null
 }
 
 /** Token counts to bill, and who counted. */
@@ -98,6 +105,7 @@ export function composeSettlement(
     modelDigest: provenance?.model_digest ?? orZero(metered.target.modelDigest),
     adapterDigest: provenance?.adapter_digest ?? orZero(metered.target.adapterDigest),
     adapterOwner: provenance?.adapter_owner ?? null,
+    merge: provenance ? readMerge(provenance) : metered.target.merge,
     attributionDigest: provenance?.attribution_digest ?? ZERO_DIGEST,
     contributors: (provenance?.contributors ?? []).map((credit) => ({
       payee: credit.payee,

@@ -9,6 +9,8 @@ export interface ModelCatalogue {
   readonly read: (
     waitUntil: (work: Promise<unknown>) => void,
   ) => Promise<readonly BackendSnapshot[]>
+  /** What they list, at most `FRESH_MS` old. */
+  readonly readFresh: () => Promise<readonly BackendSnapshot[]>
   /** Asks all backends now. */
   readonly refresh: () => Promise<readonly BackendSnapshot[]>
 }
@@ -54,6 +56,7 @@ export function createModelCatalogue(
 
   return {
     refresh,
+    readFresh: async () => (Date.now() - readAtMs <= FRESH_MS ? snapshots : refresh()),
     read: async (waitUntil) => {
       const nowMs = Date.now()
       if (nowMs - readAtMs <= FRESH_MS) return snapshots

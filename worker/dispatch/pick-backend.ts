@@ -1,3 +1,9 @@
+import {
+  type AdapterMerge,
+  digestMerge,
+  type MergePlan,
+  orderMembers,
+} from '../../protocol/adapter-merge.ts'
 import type { BackendModel } from '../../protocol/backend.ts'
 import type { Digest } from '../../protocol/digest.ts'
 
@@ -26,8 +32,10 @@ export interface Target {
   readonly model: BackendModel
   /** Of the base model, where the backend names it. */
   readonly modelDigest: Digest | null
-  /** Of the adapter; null for a base model. */
+  /** Of the adapter, or of the merge; null for a base model, and where the backend names none. */
   readonly adapterDigest: Digest | null
+  /** What `adapterDigest` names where adapters are merged, owners unknown; null otherwise. */
+  readonly merge: AdapterMerge | null
 }
 
 export type Pick =
@@ -35,6 +43,10 @@ export type Pick =
   | { readonly outcome: 'picked'; readonly targets: readonly [Target, ...Target[]] }
   /** No backend lists the model, and all that there are were heard. */
   | { readonly outcome: 'unknown_model' }
+  /** The model is an adapter, and adapters are merged over base models alone. */
+  | { readonly outcome: 'no_base_model' }
+  /** No backend that lists the model lists this adapter of the merge for it. */
+  | { readonly outcome: 'unknown_adapter'; readonly index: number }
   /** Those that may serve the model do not answer, or take no new requests. */
   | { readonly outcome: 'none_reachable' }
   /** Those that may serve the model failed too often just now. */
@@ -44,37 +56,43 @@ export interface PickOptions {
   readonly stateOf: (backendId: string) => BackendState
   /** 0 up to, not including, 1; decides which two backends are compared. */
   readonly chance: number
+  /** Adapters that are to be merged over the model; absent or null: none. */
+  readonly merge?: MergePlan | null
 }
 
 /**
  * Orders the backends that can serve a model. Of two the less loaded goes first (power of two choices,
  * Mitzenmacher 2001): for a base model two at random, for an adapter the two that rendezvous hashing
- * names, so that an adapter stays where it is loaded already. A backend that was heard before and
- * is silent now may still serve the model, so its absence is never reported as an unknown model.
+ * names, so that an adapter stays where it is loaded already, and so does a merge. A backend that was
+ * heard before and is silent now may still serve the model, so its absence is never reported as an
+ * unknown model.
  */
 export function pickBackend(
   snapshots: readonly BackendSnapshot[],
   modelId: string,
-  { stateOf, chance }: PickOptions,
+  { stateOf, chance, merge = null }: PickOptions,
 ): Pick {
   const candidates = snapshots.flatMap((snapshot) => {
     const model = snapshot.models.find((candidate) => candidate.id === modelId)
     if (model === undefined || !snapshot.isReachable) return []
+    const target = composeTarget(snapshot, model, merge)
     const state = stateOf(snapshot.backendId)
-    return state.isDraining ? [] : [{ target: composeTarget(snapshot, model), state }]
+    return target === null || state.isDraining ? [] : [{ target, state }]
   })
   const open = candidates.filter(({ state }) => state.blockedForMs === 0)
   if (candidates.length === 0) {
-    const isListed = snapshots.some((each) => each.models.some((model) => model.id === modelId))
-    const wereAllHeard = snapshots.every((snapshot) => snapshot.isReachable)
-    return { outcome: wereAllHeard && !isListed ? 'unknown_model' : 'none_reachable' }
+    return explainAbsence(snapshots, modelId, merge)
   }
   if (open.length === 0) {
     const retryAfterMs = Math.min(...candidates.map(({ state }) => state.blockedForMs))
     return { outcome: 'all_blocked', retryAfterMs }
   }
-  const isAdapter = open.some(({ target }) => target.adapterDigest !== null || target.model.parent)
-  const ordered = isAdapter ? orderByRendezvous(open, modelId) : orderByChance(open, chance)
+  const isAdapter =
+    merge !== null ||
+    open.some(({ target }) => target.adapterDigest !== null || target.model.parent)
+  const ordered = isAdapter
+    ? orderByRendezvous(open, nameContent(modelId, merge))
+    : orderByChance(open, chance)
   const [first, second] = ordered
   if (first === undefined) throw new Error('An order has as many members as what it orders.')
   if (second !== undefined && second.state.inFlightCount < first.state.inFlightCount) {
@@ -86,6 +104,40 @@ export function pickBackend(
     outcome: 'picked',
     targets: [chosen.target, ...standIns.map(({ target }) => target)],
   }
+}
+
+/** Why nobody can serve: what is not listed may be listed by a backend that was not heard. */
+function explainAbsence(
+  snapshots: readonly BackendSnapshot[],
+  modelId: string,
+  merge: MergePlan | null,
+): Pick {
+  const listed = snapshots.flatMap(({ models }) => {
+    const model = models.find(({ id }) => id === modelId)
+    return model ? [{ model, models }] : []
+  })
+  const wereAllHeard = snapshots.every((snapshot) => snapshot.isReachable)
+  if (wereAllHeard && listed.length === 0) return { outcome: 'unknown_model' }
+  if (merge !== null && listed.length > 0) {
+    if (listed.every(({ model }) => model.parent)) return { outcome: 'no_base_model' }
+    const index = merge.members.findIndex(
+      ({ id }) => !listed.some(({ models }) => findMember(models, modelId, id)),
+    )
+    if (wereAllHeard && index !== -1) return { outcome: 'unknown_adapter', index }
+  }
+  return { outcome: 'none_reachable' }
+}
+
+function findMember(models: readonly BackendModel[], modelId: string, id: string) {
+  return models.find((model) => model.id === id && model.parent === modelId)
+}
+
+/** What stays where it is loaded. */
+function nameContent(modelId: string, merge: MergePlan | null): string {
+  if (merge === null) return modelId
+  const { method, densityPpm, members } = merge
+  const parts = members.map(({ id, weightPpm }) => `${id} ${weightPpm}`).sort()
+  return [modelId, method, densityPpm, ...parts].join('\n')
 }
 
 interface Candidate {
@@ -128,9 +180,33 @@ function hasSameWeights(a: Target, b: Target): boolean {
   return a.modelDigest === b.modelDigest && a.adapterDigest === b.adapterDigest
 }
 
-function composeTarget({ backendId, models }: BackendSnapshot, model: BackendModel): Target {
+/** Null: the backend does not have what is to be merged. */
+function composeTarget(
+  { backendId, models }: BackendSnapshot,
+  model: BackendModel,
+  plan: MergePlan | null,
+): Target | null {
   const digest = model.digest ?? null
-  if (!model.parent) return { backendId, model, modelDigest: digest, adapterDigest: null }
+  if (plan !== null) {
+    const merge = composeMerge(models, model, plan)
+    if (merge === null) return null
+    return { backendId, model, modelDigest: digest, adapterDigest: digestMerge(merge), merge }
+  }
+  const common = { backendId, model, merge: null }
+  if (!model.parent) return { ...common, modelDigest: digest, adapterDigest: null }
   const base = models.find((candidate) => candidate.id === model.parent)
-  return { backendId, model, modelDigest: base?.digest ?? null, adapterDigest: digest }
+  return { ...common, modelDigest: base?.digest ?? null, adapterDigest: digest }
+}
+
+function composeMerge(
+  models: readonly BackendModel[],
+  base: BackendModel,
+  { method, densityPpm, members }: MergePlan,
+): AdapterMerge | null {
+  const found = members.flatMap(({ id, weightPpm }) => {
+    const digest = findMember(models, base.id, id)?.digest
+    return digest ? [{ digest, owner: null, weightPpm }] : []
+  })
+  if (base.parent || found.length < members.length) return null
+  return { method, densityPpm, members: orderMembers(found) }
 }

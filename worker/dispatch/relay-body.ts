@@ -8,6 +8,7 @@ import {
   readUsage,
 } from './answer-parts.ts'
 import { createAnswerRecorder } from './answer-recorder.ts'
+import type { GenerationRequest } from './generation-request.ts'
 import { type Evidence, estimateTokenCount, type RelayEnding } from './meter-ending.ts'
 import { explainFailure, type RelayJob, respondToNobody, sendJob, waitAtMost } from './relay-job.ts'
 import { createRelayLine, type RelayLine } from './relay-line.ts'
@@ -33,7 +34,7 @@ export async function relayBody(job: RelayJob): Promise<Response> {
     clientSignal: job.clientSignal,
     blank: BLANK,
     maxUpstreamSilenceMs: job.maxUpstreamSilenceMs,
-    outlivesClient: job.isKept,
+    outlivesClient: job.outlivesClient,
   })
   const work = fetchAndSettle(job, line)
   const early = await waitAtMost(work, COMMIT_AFTER_MS)
@@ -61,9 +62,16 @@ type Answer =
 async function fetchAndSettle(job: RelayJob, line: RelayLine): Promise<Answer> {
   const fetched = await fetchAnswer(job, line)
   const { ending, text, body } = fetched
-  const published = ending.how === 'whole' ? publishBody(job, body, text) : ''
+  let published = ending.how === 'whole' ? publishBody(job, body, text) : ''
+  const { wording } = job.request
   const settled = await settleRelay(job, ending, {
     ...gatherEvidence(job, fetched),
+    prepare: async (billed) => {
+      if (wording === undefined) return
+      wording.readBody(body)
+      await wording.prepare({ usage: billed, ...parseJsonObject(published) })
+      published = wording.body()
+    },
     composeAnswer: () =>
       createAnswerRecorder(HEADERS['content-type']).compose(encoder.encode(published)),
   })
@@ -95,18 +103,24 @@ async function fetchAnswer(job: RelayJob, line: RelayLine): Promise<FetchedAnswe
 
 function gatherEvidence(job: RelayJob, { body }: FetchedAnswer): Evidence {
   return {
-    usage: readUsage(
-      job.request.endpoint === 'embeddings' ? withoutAnswer(body.usage) : body.usage,
-    ),
+    usage: readUsage(adaptUsage(job.request.endpoint, body.usage)),
     provenance: readProvenance(body.tallygate),
     tokenCount: estimateTokenCount(measureAnswer(body)),
     estimatedPromptTokens: estimateTokenCount(job.request.bodyBytes.length),
   }
 }
 
-/** Most servers' usage of embeddings does not name the answer's tokens: there are none. */
-function withoutAnswer(usage: unknown): unknown {
-  return isJsonObject(usage) ? { ...usage, completion_tokens: 0 } : usage
+/** Most servers' usage of embeddings does not name the answer's tokens: there are none. Tokenizing computes none at all. */
+function adaptUsage(endpoint: GenerationRequest['endpoint'], usage: unknown): unknown {
+  switch (endpoint) {
+    case 'embeddings':
+      return isJsonObject(usage) ? { ...usage, completion_tokens: 0 } : usage
+    case 'tokenize':
+    case 'detokenize':
+      return { prompt_tokens: 0, completion_tokens: 0 }
+    default:
+      return usage
+  }
 }
 
 /** UTF-8 bytes of all choices' text, tool calls and reasoning as they stand in the message. */

@@ -1,5 +1,7 @@
 import { ApiError } from '../errors.ts'
 import type { Log } from '../log.ts'
+import type { Telemetry } from '../telemetry/telemetry.ts'
+import { type TraceContext, writeTraceparent } from '../telemetry/trace-context.ts'
 import type { AccountClient } from './account-client.ts'
 import { sendGeneration } from './backend-client.ts'
 import { encodeUpstreamBody, type GenerationRequest } from './generation-request.ts'
@@ -17,11 +19,15 @@ export interface RelayJob {
   readonly account: AccountClient
   readonly maxUpstreamSilenceMs: number
   readonly clientSignal: AbortSignal
-  /** The answer is kept, to be given again: the request runs on when its client leaves. */
+  /** The request runs on when its client leaves, who may come back for the answer. */
+  readonly outlivesClient: boolean
+  /** The answer is kept, to be given again. */
   readonly isKept: boolean
   /** Keeps the work alive when the client has gone. */
   readonly waitUntil: (work: Promise<unknown>) => void
   readonly log: Log
+  readonly telemetry: Telemetry
+  readonly trace: TraceContext
 }
 
 /**
@@ -35,6 +41,7 @@ export function sendJob(job: RelayJob, line: RelayLine): Promise<Response> {
       sendGeneration(backend, {
         requestId,
         accountId,
+        traceparent: writeTraceparent(job.trace),
         endpoint: request.endpoint,
         body: encodeUpstreamBody(request, target.model.max_model_len),
         signal: line.upstreamSignal,

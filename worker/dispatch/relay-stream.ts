@@ -1,5 +1,8 @@
+import type { Usage } from '../../protocol/backend.ts'
 import { ApiError, composeErrorBody } from '../errors.ts'
+import { parseJsonObject } from './answer-parts.ts'
 import { createAnswerRecorder } from './answer-recorder.ts'
+import type { AnswerWording } from './answer-wording.ts'
 import { joinBytes } from './join-bytes.ts'
 import { type Evidence, estimateTokenCount, type RelayEnding } from './meter-ending.ts'
 import { explainFailure, type RelayJob, respondToNobody, sendJob, waitAtMost } from './relay-job.ts'
@@ -29,9 +32,9 @@ export async function relayStream(job: RelayJob): Promise<Response> {
     clientSignal: job.clientSignal,
     blank: BLANK,
     maxUpstreamSilenceMs: job.maxUpstreamSilenceMs,
-    outlivesClient: job.isKept,
+    outlivesClient: job.outlivesClient,
   })
-  const meter = createStreamMeter(job.request)
+  const meter = createStreamMeter({ ...job.request, now: Date.now })
   const arrival = awaitUpstream(job, line)
   const early = await waitAtMost(arrival, COMMIT_AFTER_MS)
   if (early?.outcome === 'ended') {
@@ -68,27 +71,33 @@ interface Relay {
 }
 
 async function runRelay(job: RelayJob, { line, meter, arrival }: Relay): Promise<void> {
-  const arrived = await arrival
+  const { wording } = job.request
   const recorder = createAnswerRecorder(CONTENT_TYPE)
   const note = job.isKept ? recorder.note : () => {}
+  if (wording !== undefined) {
+    const begun = encoder.encode(wording.begin())
+    note(begun)
+    await line.write(begun).catch(() => {}) // the line knows that the client left
+  }
+  const arrived = await arrival
   const ending =
     arrived.outcome === 'body'
-      ? await passFrames(arrived.reader, { line, meter, note })
+      ? await passFrames(arrived.reader, { line, meter, note, wording })
       : arrived.ending
   line.quieten()
   if (ending.how === 'client_left') await line.breakOff()
   const settled = await settleRelay(job, ending, {
     ...gatherEvidence(job, meter),
-    composeAnswer: (billed) =>
-      recorder.compose(encoder.encode(composeTail(meter.composeUsageChunk(billed)))),
+    prepare: (billed) => wording?.prepare(meter.composeUsageChunk(billed) ?? {}),
+    composeAnswer: (billed) => recorder.compose(encoder.encode(composeTail(job, meter, billed))),
   })
   if (ending.how !== 'client_left') {
     const tail =
       ending.how === 'failed'
-        ? composeErrorFrame(wordFailure(ending.error, meter))
+        ? composeFailure(wordFailure(ending.error, meter), wording)
         : settled.outcome === 'left_to_sweep'
-          ? composeErrorFrame(new ApiError('internal_error'))
-          : composeTail(meter.composeUsageChunk(settled.usage))
+          ? composeFailure(new ApiError('internal_error'), wording)
+          : composeTail(job, meter, settled.usage)
     await line.write(encoder.encode(tail)).catch(() => {}) // a client that left now is settled already
     await line.close()
   }
@@ -100,12 +109,13 @@ interface Passage {
   readonly meter: StreamMeter
   /** Hears of everything that goes out. */
   readonly note: (bytes: Uint8Array) => void
+  readonly wording: AnswerWording | undefined
 }
 
 /** The relay's loop. Returns how the stream ended; never throws. */
 async function passFrames(
   reader: ReadableStreamDefaultReader<Uint8Array>,
-  { line, meter, note }: Passage,
+  { line, meter, note, wording }: Passage,
 ): Promise<RelayEnding> {
   const scanner = createSseScanner()
   try {
@@ -114,7 +124,7 @@ async function passFrames(
       line.noteUpstream()
       // At the end of the stream, what lacks its blank line is still a frame.
       const frames = scanner.push(done ? encoder.encode('\n\n') : value)
-      const passed = readFrames(frames, meter)
+      const passed = readFrames(frames, meter, wording)
       if (passed !== null) {
         note(passed)
         await line.write(passed)
@@ -131,9 +141,24 @@ async function passFrames(
 }
 
 /** The bytes to pass on of some frames; null for none. */
-function readFrames(frames: readonly SseFrame[], meter: StreamMeter): Uint8Array | null {
-  const passed = frames.flatMap((frame) => meter.read(frame) ?? [])
+function readFrames(
+  frames: readonly SseFrame[],
+  meter: StreamMeter,
+  wording: AnswerWording | undefined,
+): Uint8Array | null {
+  const passed = frames.flatMap((frame) => {
+    const bytes = meter.read(frame)
+    if (bytes === null) return []
+    return wording === undefined ? bytes : wordFrame(frame, wording)
+  })
   return passed.length === 0 ? null : joinBytes(passed)
+}
+
+/** What is no JSON cannot be worded; the meter has counted it. */
+function wordFrame({ data }: SseFrame, wording: AnswerWording): Uint8Array | [] {
+  const chunk = data === null ? null : parseJsonObject(data)
+  const said = chunk === null ? '' : wording.read(chunk)
+  return said === '' ? [] : encoder.encode(said)
 }
 
 function describeCut(meter: StreamMeter): ApiError {
@@ -154,17 +179,21 @@ function wordFailure(error: ApiError, { reading }: StreamMeter): ApiError {
 function gatherEvidence(job: RelayJob, { reading }: StreamMeter): Evidence {
   return {
     usage: reading.usage,
+    firstTokenAtMs: reading.firstTokenAtMs,
     provenance: reading.provenance,
     tokenCount: reading.tokenFrameCount,
     estimatedPromptTokens: estimateTokenCount(job.request.bodyBytes.length),
   }
 }
 
-function composeErrorFrame(error: ApiError): string {
+function composeFailure(error: ApiError, wording: AnswerWording | undefined): string {
+  if (wording !== undefined) return wording.fail(error)
   return `data: ${JSON.stringify(composeErrorBody(error))}\n\n`
 }
 
-function composeTail(usageChunk: object | null): string {
+function composeTail({ request }: RelayJob, meter: StreamMeter, billed: Usage): string {
+  if (request.wording !== undefined) return request.wording.end()
+  const usageChunk = meter.composeUsageChunk(billed)
   return usageChunk === null ? DONE : `data: ${JSON.stringify(usageChunk)}\n\n${DONE}`
 }
 

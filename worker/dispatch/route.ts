@@ -1,4 +1,4 @@
-import type { Price } from '../access/pricing.ts'
+import type { Reroute } from '../access/account-contract.ts'
 import { ApiError } from '../errors.ts'
 import type { Candidate } from './find-targets.ts'
 import type { Attempt, Fleet } from './fleet.ts'
@@ -24,7 +24,7 @@ export interface RouteOptions {
   readonly candidates: readonly [Candidate, ...Candidate[]]
   readonly fleet: Fleet
   /** Records where the request goes next and at what price; durable before it is sent there. */
-  readonly reroute: (to: { readonly backendId: string; readonly price: Price }) => Promise<void>
+  readonly reroute: (to: Reroute) => Promise<void>
   readonly now: () => number
 }
 
@@ -62,7 +62,7 @@ export function createRoute({ candidates, fleet, reroute, now }: RouteOptions): 
         if (fleet.blockedForMs(candidate.backend.id, now()) > 0 && !(isLast && told === null))
           continue
         if (candidate !== current) {
-          await reroute({ backendId: candidate.backend.id, price: candidate.price })
+          await reroute({ backendId: candidate.backend.id, ...candidate.tariff })
           current = candidate
         }
         try {

@@ -2,6 +2,7 @@ import type { RequestReport, Usage } from '../../protocol/backend.ts'
 import type { KeptAnswer } from '../access/idempotency.ts'
 import { fetchRequestReport } from '../access/report-client.ts'
 import { describeError } from '../log.ts'
+import { noteGeneration } from '../telemetry/generation-telemetry.ts'
 import {
   composeSettlement,
   type Evidence,
@@ -17,6 +18,8 @@ type SettledRelay =
   | { readonly outcome: 'left_to_sweep' }
 
 interface EndedRelay extends Evidence {
+  /** Makes durable what is promised with the answer; only called when it is whole. Never throws. */
+  readonly prepare?: (billed: Usage) => Promise<void> | undefined
   /** What goes out, for a request whose answer is kept; only asked for when it is whole. */
   readonly composeAnswer?: (billed: Usage) => KeptAnswer | undefined
 }
@@ -28,7 +31,7 @@ interface EndedRelay extends Evidence {
 export async function settleRelay(
   job: RelayJob,
   ending: RelayEnding,
-  { composeAnswer = () => undefined, ...evidence }: EndedRelay,
+  { prepare = async () => {}, composeAnswer = () => undefined, ...evidence }: EndedRelay,
 ): Promise<SettledRelay> {
   job.route.end()
   const { target, backend } = job.route.current()
@@ -39,6 +42,7 @@ export async function settleRelay(
     return { outcome: 'left_to_sweep' }
   }
   const metering = meterEnding(ending, evidence, found)
+  if (ending.how === 'whole') await prepare(metering.usage)
   const settlement = {
     ...composeSettlement(job.requestId, ending, { metering, target }),
     answer: job.isKept && ending.how === 'whole' ? composeAnswer(metering.usage) : undefined,
@@ -48,13 +52,29 @@ export async function settleRelay(
     if (result.outcome === 'unknown_request') {
       job.log('settle_failed', { requestId: job.requestId, outcome: result.outcome })
     }
+    const feeMicroUsd = result.outcome === 'unknown_request' ? undefined : result.feeMicroUsd
     logRelayed(job, ending, {
       outcome: settlement.outcome,
       promptTokens: settlement.promptTokens,
       completionTokens: settlement.completionTokens,
       meteredBy: metering.meteredBy,
-      feeMicroUsd: result.outcome === 'unknown_request' ? undefined : result.feeMicroUsd,
+      feeMicroUsd,
     })
+    const ended = {
+      trace: job.trace,
+      requestId: job.requestId,
+      endpoint: job.request.endpoint,
+      model: target.model.id,
+      backendId: backend.id,
+      startedAtMs: job.startedAtMs,
+      firstTokenAtMs: evidence.firstTokenAtMs ?? null,
+      endedAtMs: Date.now(),
+      usage: metering.usage,
+      feeMicroUsd: feeMicroUsd ?? 0,
+      outcome: settlement.outcome,
+      errorCode: ending.how === 'failed' ? ending.error.code : null,
+    }
+    noteGeneration(job.telemetry, ended, job.waitUntil)
     return { outcome: 'settled', usage: metering.usage }
   } catch (error) {
     job.log('settle_failed', { requestId: job.requestId, ...describeError(error) })

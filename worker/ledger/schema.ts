@@ -1,4 +1,5 @@
-import { index, integer, sqliteTable, text, uniqueIndex } from 'drizzle-orm/sqlite-core'
+import { index, integer, primaryKey, sqliteTable, text, uniqueIndex } from 'drizzle-orm/sqlite-core'
+import type { AdapterMerge } from '../../protocol/adapter-merge.ts'
 import type { Address, Digest } from '../../protocol/digest.ts'
 import type { Credit } from '../../protocol/usage-leaf.ts'
 import type { Endpoint, UsageOutcome } from './usage-record.ts'
@@ -33,6 +34,8 @@ export const usage = sqliteTable(
     promptHash: digest('prompt_hash'),
     outputHash: digest('output_hash'),
     sketchHash: digest('sketch_hash'),
+    /** What the adapter was merged of; null: it was not. */
+    merge: text('merge', { mode: 'json' }).$type<AdapterMerge>(),
     /** The anchor batch that holds the row's leaf; null until one is planned. */
     batchId: integer('batch_id'),
     /** The leaf's place in the batch's canonical order, from 0. */
@@ -75,6 +78,45 @@ export const batches = sqliteTable(
     updatedAtMs: integer('updated_at_ms').notNull(),
   },
   (table) => [index('batches_by_state').on(table.state)],
+)
+
+/** A published price. Lifetime: for ever; a row is never changed. */
+export const prices = sqliteTable(
+  'prices',
+  {
+    /** Counts on from the last that a configuration can have. */
+    version: integer('version').primaryKey(),
+    /** As callers name it; null: all models. */
+    model: text('model'),
+    /** Null: all backends. */
+    backendId: text('backend_id'),
+    promptMicroUsdPerMillion: integer('prompt_micro_usd_per_million').notNull(),
+    cachedMicroUsdPerMillion: integer('cached_micro_usd_per_million').notNull(),
+    completionMicroUsdPerMillion: integer('completion_micro_usd_per_million').notNull(),
+    effectiveAtMs: integer('effective_at_ms').notNull(),
+    createdAtMs: integer('created_at_ms').notNull(),
+  },
+  (table) => [
+    index('prices_by_scope').on(table.model, table.backendId, table.effectiveAtMs, table.version),
+  ],
+)
+
+/** A month of an account that is closed: its sums, and what they are checked by. Lifetime: for ever. */
+export const statements = sqliteTable(
+  'statements',
+  {
+    accountId: text('account_id').notNull(),
+    /** `YYYY-MM`, UTC. */
+    month: text('month').notNull(),
+    requestCount: integer('request_count').notNull(),
+    feeMicroUsd: integer('fee_micro_usd').notNull(),
+    /** Of the fee, what credits have paid. */
+    creditedMicroUsd: integer('credited_micro_usd').notNull(),
+    /** SHA-256 of the statement as CSV. */
+    digest: digest('digest'),
+    closedAtMs: integer('closed_at_ms').notNull(),
+  },
+  (table) => [primaryKey({ columns: [table.accountId, table.month] })],
 )
 
 /** A mirror of each API key without its secret, for the dashboard; the account object decides. */

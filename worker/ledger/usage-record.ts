@@ -1,3 +1,4 @@
+import type { AdapterMerge } from '../../protocol/adapter-merge.ts'
 import type { Digest } from '../../protocol/digest.ts'
 import type { Credit } from '../../protocol/usage-leaf.ts'
 
@@ -11,9 +12,18 @@ export type UsageOutcome =
   | 'upstream_failed'
   /** The gateway vanished; the sweep settled it by the backend's report. */
   | 'swept'
+  /** Answered from the account's cache: nothing was computed, nothing is billed. */
+  | 'cached'
 
 /** The operation that a request was for. */
-export type Endpoint = 'chat.completions' | 'completions' | 'embeddings'
+export type Endpoint =
+  | 'chat.completions'
+  | 'completions'
+  | 'responses'
+  | 'embeddings'
+  /** Free of charge. */
+  | 'tokenize'
+  | 'detokenize'
 
 /** One settled request: a row of D1's `usage`, and what a usage leaf is made from. */
 export interface UsageRecord {
@@ -35,6 +45,8 @@ export interface UsageRecord {
   readonly splitVersion: number
   readonly modelDigest: Digest
   readonly adapterDigest: Digest
+  /** What the adapter was merged of for this request; null: it was not. */
+  readonly merge: AdapterMerge | null
   readonly attributionDigest: Digest
   readonly credits: readonly Credit[]
   readonly accountCommitment: Digest

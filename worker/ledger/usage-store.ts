@@ -1,5 +1,5 @@
 import { and, asc, desc, eq, gte, lt, or, type SQL, sql } from 'drizzle-orm'
-import { drizzle } from 'drizzle-orm/d1'
+import { type DrizzleD1Database, drizzle } from 'drizzle-orm/d1'
 import { z } from 'zod'
 import { apiKeys, usage } from './schema.ts'
 import type { UsageRecord } from './usage-record.ts'
@@ -12,7 +12,7 @@ export type LedgerEntry =
   | { readonly kind: 'usage'; readonly record: UsageRecord }
   | { readonly kind: 'key'; readonly key: typeof apiKeys.$inferSelect }
 
-/** D1 binds at most 100 parameters a statement; a record has 24. */
+/** D1 binds at most 100 parameters a statement; a record has 25. */
 const RECORDS_PER_STATEMENT = 4
 
 /**
@@ -51,18 +51,21 @@ export const usageCursorSchema = z
   .string()
   .regex(/^\d{1,16}\.req_[0-9a-zA-Z]{1,59}$/, 'must be the next_cursor of an earlier page')
 
-export interface UsageQuery {
+export interface UsageListQuery {
   readonly accountId: string
   /** Inclusive. */
   readonly fromMs: number
   /** Exclusive. */
   readonly toMs: number
-  /** What the sums are by; null: one sum of all. Days are UTC. */
-  readonly group: 'key' | 'model' | 'day' | null
   /** As `usageCursorSchema` accepts it; null: from the newest record. */
   readonly cursor: string | null
   /** Records a page. */
   readonly limit: number
+}
+
+export interface UsageQuery extends UsageListQuery {
+  /** What the sums are by; null: one sum of all. Days are UTC. */
+  readonly group: 'key' | 'model' | 'day' | null
 }
 
 interface UsageSum {
@@ -75,33 +78,31 @@ interface UsageSum {
   readonly feeMicroUsd: number
 }
 
-export interface UsagePage {
+export interface UsageList {
   /** Newest first. */
   readonly records: readonly UsageRow[]
   /** Null on the last page. */
   readonly nextCursor: string | null
+}
+
+export interface UsagePage extends UsageList {
   /** Of the whole period, not of the page; ordered by group, at most 1,000. */
   readonly sums: readonly UsageSum[]
 }
 
 const MAX_GROUPS = 1_000
 
-/** One page of an account's records in a period, and the period's sums. */
+/** One page of an account's records in a period. Costs what the page costs, however long the period. */
+export async function listUsage(database: D1Database, query: UsageListQuery): Promise<UsageList> {
+  return composeList(await selectRecords(drizzle(database), query), query)
+}
+
+/** The same, and the period's sums. */
 export async function findUsage(database: D1Database, query: UsageQuery): Promise<UsagePage> {
   const db = drizzle(database)
-  const inPeriod = and(
-    eq(usage.accountId, query.accountId),
-    gte(usage.completedAtMs, query.fromMs),
-    lt(usage.completedAtMs, query.toMs),
-  )
   const group = groupColumn(query.group)
   const [rows, sums] = await db.batch([
-    db
-      .select()
-      .from(usage)
-      .where(and(inPeriod, query.cursor === null ? undefined : isBefore(query.cursor)))
-      .orderBy(desc(usage.completedAtMs), desc(usage.requestId))
-      .limit(query.limit + 1),
+    selectRecords(db, query),
     db
       .select({
         group,
@@ -112,19 +113,37 @@ export async function findUsage(database: D1Database, query: UsageQuery): Promis
         feeMicroUsd: sql<number>`coalesce(sum(${usage.feeMicroUsd}), 0)`,
       })
       .from(usage)
-      .where(inPeriod)
+      .where(isInPeriod(query))
       .groupBy(group)
       .orderBy(asc(group))
       .limit(MAX_GROUPS),
   ])
-  const records = rows.slice(0, query.limit)
+  return { ...composeList(rows, query), sums }
+}
+
+/** One more than the page holds, which tells whether there is another. */
+function selectRecords(db: DrizzleD1Database, query: UsageListQuery) {
+  return db
+    .select()
+    .from(usage)
+    .where(and(isInPeriod(query), query.cursor === null ? undefined : isBefore(query.cursor)))
+    .orderBy(desc(usage.completedAtMs), desc(usage.requestId))
+    .limit(query.limit + 1)
+}
+
+function composeList(rows: readonly UsageRow[], { limit }: UsageListQuery): UsageList {
+  const records = rows.slice(0, limit)
   const last = records.at(-1)
-  const isLastPage = rows.length <= query.limit || last === undefined
-  return {
-    records,
-    nextCursor: isLastPage ? null : `${last.completedAtMs}.${last.requestId}`,
-    sums,
-  }
+  const isLastPage = rows.length <= limit || last === undefined
+  return { records, nextCursor: isLastPage ? null : `${last.completedAtMs}.${last.requestId}` }
+}
+
+function isInPeriod({ accountId, fromMs, toMs }: UsageListQuery): SQL | undefined {
+  return and(
+    eq(usage.accountId, accountId),
+    gte(usage.completedAtMs, fromMs),
+    lt(usage.completedAtMs, toMs),
+  )
 }
 
 /** An account's record of one request; null until it is flushed, and for other accounts' requests. */

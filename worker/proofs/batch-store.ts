@@ -286,4 +286,5 @@ const RECORD_COLUMNS = {
   promptHash: usage.promptHash,
   outputHash: usage.outputHash,
   sketchHash: usage.sketchHash,
+  merge: usage.merge,
 } satisfies Record<keyof UsageRecord, unknown>

@@ -9,7 +9,7 @@ export function isAnchorable(record: UsageRecord): boolean {
 /** The leaf that commits to a record. */
 export function createUsageLeaf(record: UsageRecord): UsageLeaf {
   return {
-    version: 1,
+    version: record.merge === null ? 1 : 2,
     requestId: record.requestId,
     accountCommitment: record.accountCommitment,
     completedAtMs: record.completedAtMs,

@@ -78,7 +78,7 @@ export function planBatch(
 
 /** A record as it stands in the batch payload. */
 export function createBatchEntry(record: UsageRecord): BatchEntry {
-  return { leaf: createUsageLeaf(record), credits: record.credits }
+  return { leaf: createUsageLeaf(record), credits: record.credits, merge: record.merge }
 }
 
 /** One by one, and kept in `made`: what does not fit need not be hashed. */

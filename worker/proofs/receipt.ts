@@ -21,6 +21,7 @@ export function buildReceipt({ record, accountSalt, batch }: ReceiptParts): Rece
   const common = {
     version: 1 as const,
     leaf,
+    ...(record.merge && { merge: record.merge }),
     credits: [...record.credits],
     content: {
       salt: record.contentSalt,

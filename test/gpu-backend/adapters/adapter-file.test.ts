@@ -1,7 +1,7 @@
-import { mkdir, mkdtemp, symlink, truncate, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, rm, symlink, truncate, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { readAdapterFile } from '../../../gpu-backend/adapters/adapter-file.ts'
 import {
   planRegistration,
@@ -15,11 +15,16 @@ import {
 } from '../../support/peft-adapter.ts'
 import { TINY_CONFIG } from '../../support/test-backend.ts'
 
+let scratch: string
 let rootDir: string
 let folderCount = 0
 
+afterAll(() => rm(scratch, { recursive: true }))
+
 beforeAll(async () => {
-  rootDir = await mkdtemp(join(tmpdir(), 'adapters-'))
+  scratch = await mkdtemp(join(tmpdir(), 'adapters-'))
+  rootDir = join(scratch, 'root')
+  await mkdir(rootDir)
 })
 
 const nextFolder = () => {
@@ -49,6 +54,14 @@ const setValue = (value: number) => (tensor: PeftTensor) => {
   values[3] = value
   return [{ ...tensor, data: new Uint8Array(values.buffer) }]
 }
+/** All of a matrix in halves, one of them these bits. */
+const setHalf = (dtype: string, bits: number) => (tensor: PeftTensor) => {
+  const halves = new Uint16Array(tensor.data.byteLength / 4)
+  halves[3] = bits
+  return [{ ...tensor, dtype, data: new Uint8Array(halves.buffer) }]
+}
+const embedded = 'base_model.model.model.embed_tokens.lora_embedding_A'
+const magnitude = `${prefix}.0.self_attn.q_proj.lora_magnitude_vector`
 const qA = `${prefix}.0.self_attn.q_proj.lora_A.weight`
 const vB = `${prefix}.1.self_attn.v_proj.lora_B.weight`
 
@@ -172,6 +185,7 @@ describe('rejected, naming what is at fault', () => {
     ['r', config({ r: 2.5 })],
     ['lora_alpha', config({ lora_alpha: '8' })],
     ['lora_alpha', config({ lora_alpha: undefined })],
+    ['lora_alpha', config({ lora_alpha: 1e300 })],
     ['use_dora', config({ use_dora: true })],
     ['bias', config({ bias: 'all' })],
     ['bias', config({ bias: 'lora_only' })],
@@ -185,6 +199,16 @@ describe('rejected, naming what is at fault', () => {
     ['target_modules', config({ target_modules: [] })],
     ['target_modules', config({ target_modules: ['q_proj', 'lm_head'] })],
     ['target_modules', config({ target_modules: ['c_attn'] })],
+    ['target_modules', config({ target_modules: ['embed_tokens', 'q_proj'] })],
+    ['target_modules', config({ target_modules: '.*(q_proj|v_proj|lm_head)' })],
+    ['target_modules', config({ target_modules: '.*(q_proj|v_proj|embed_tokens)' })],
+    [embedded, edit(qA, (tensor) => [tensor, { ...tensor, name: embedded }])],
+    [magnitude, edit(qA, (tensor) => [tensor, { ...tensor, name: magnitude }])],
+    [vB, config({ alpha_pattern: { 'layers.1.self_attn.v_proj': 1e42 } })],
+    [qA, edit(qA, setHalf('F16', 0x7c00))],
+    [qA, edit(qA, setHalf('F16', 0xfe00))],
+    [qA, edit(qA, setHalf('BF16', 0xff80))],
+    [qA, edit(qA, setHalf('BF16', 0x7fc0))],
     ['target_modules', config({ target_modules: 'nothing' })],
     ['target_modules', config({ target_modules: '.*' })],
     ['target_modules', config({ target_modules: '(' })],
@@ -240,6 +264,25 @@ describe('rejected, naming what is at fault', () => {
     })
   })
 
+  test('JSON that is nested without end', async () => {
+    const nested = '{"a":'.repeat(180_000)
+    expect(
+      await rejectedFolder((folder) => writeFile(join(folder, 'adapter_config.json'), nested)),
+    ).toMatchObject({ code: 'adapter_rejected', param: 'adapter_config.json' })
+    const header = `{"a":${'['.repeat(900_000)}${']'.repeat(900_000)}}`
+    const file = Buffer.alloc(8 + header.length)
+    file.writeBigUInt64LE(BigInt(header.length))
+    file.write(header, 8)
+    const folder = nextFolder()
+    await writePeftAdapter(folder, TINY_CONFIG, qv)
+    await writeFile(join(folder, 'adapter_model.safetensors'), file)
+    const limits = { rootDir, maxFileBytes: 10_000_000 }
+    await expect(readAdapterFile(folder, TINY_CONFIG, limits)).rejects.toMatchObject({
+      code: 'adapter_rejected',
+      param: 'adapter_model.safetensors',
+    })
+  })
+
   test('files that are cut, no JSON, or lead out of the directory', async () => {
     expect(
       await rejectedFolder((folder) => truncate(join(folder, 'adapter_model.safetensors'), 500)),
@@ -247,7 +290,7 @@ describe('rejected, naming what is at fault', () => {
     expect(
       await rejectedFolder((folder) => writeFile(join(folder, 'adapter_config.json'), '{')),
     ).toMatchObject({ code: 'adapter_rejected', param: 'adapter_config.json' })
-    const outside = await mkdtemp(join(tmpdir(), 'outside-'))
+    const outside = join(scratch, 'outside')
     await writePeftAdapter(outside, TINY_CONFIG, qv)
     const linked = nextFolder()
     await mkdir(linked)

@@ -1,6 +1,7 @@
 import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { gzipSync } from 'node:zlib'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { startHubServer } from '../../support/hub-server.ts'
 import { type PeftAdapterOptions, writePeftAdapter } from '../../support/peft-adapter.ts'
@@ -343,6 +344,24 @@ test('a repository of the hub is fetched at a commit, leaves the disk for anothe
   expect(hub.requests).toHaveLength(6)
   const states = (await find('poet')).events.map((event: { state: string }) => event.state)
   expect(states.slice(-5)).toEqual(['failed', 'fetching', 'on_disk', 'loading', 'ready'])
+})
+
+test('a hub that sends more than it says, packed, is heard no further', async () => {
+  const gzip = gzipSync(Buffer.alloc(64_000_000))
+  const hub = await startHubServer('ada/poet', 'main', await createFiles(), {
+    commit: COMMIT,
+    gzip,
+  })
+  closes.push(hub.close)
+  const storeDir = join(scratch, 'store')
+  await start({ storeDir, hubUrl: hub.url })
+  const before = process.memoryUsage().arrayBuffers
+  expect(await call('POST', '/v1/adapters', { repo: 'ada/poet' })).toMatchObject({
+    status: 503,
+    body: { error: { code: 'adapter_unavailable' } },
+  })
+  expect(process.memoryUsage().arrayBuffers - before).toBeLessThan(8_000_000)
+  expect(await readdir(join(storeDir, 'incoming'))).toEqual([])
 })
 
 test('a hub that lacks the files, lies or is away is told apart', async () => {

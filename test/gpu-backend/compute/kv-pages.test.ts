@@ -107,9 +107,9 @@ function checkRanges(pages: KvPages, rows: Parameters<KvPages['arrange']>[0]): v
             const slot = position % 64
             const expected = (part: number) =>
               position < row.length ? nameOf(row, { position, part, element }) : 0
-            if (k.data[(head * headSize + d) * 64 + slot] !== expected(layer)) wrongCount++
-            if (v.data[(head * 64 + slot) * headSize + d] !== expected(layerCount + layer))
-              wrongCount++
+            const at = (head * 64 + slot) * headSize + d
+            if (k.data[at] !== expected(layer)) wrongCount++
+            if (v.data[at] !== expected(layerCount + layer)) wrongCount++
           }
         })
       }

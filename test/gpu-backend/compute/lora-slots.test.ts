@@ -16,18 +16,25 @@ function createSlots(): LoraSlots {
   return slots
 }
 
-/** The ranks of each token in group `o`, as [first, count]. */
-function ranksOf(feeds: Record<string, Tensor>): [number, number][] {
-  const { data, dims } = feeds['lora.o.mask']!
-  const [, rankCount = 0] = dims
-  const [tokenCount = 0] = feeds['lora.kept']!.dims
-  return Array.from({ length: tokenCount }, (_, t) => {
-    const own = Array.from(data.slice(t * rankCount, (t + 1) * rankCount), Number)
-    return [own.indexOf(1), own.filter((bit) => bit === 1).length]
-  })
+/** The tiles of each token in group `o`, in order. */
+function tilesOf(feeds: Record<string, Tensor>): number[][] {
+  const tokens = feeds['lora.o.tokens']!
+  const results = feeds['lora.o.results']!
+  const isResult = feeds['lora.o.is_result']!
+  const width = tokens.dims[1]!
+  const [depth = 0, tokenCount = 0] = results.dims
+  return Array.from({ length: tokenCount }, (_, token) =>
+    Array.from({ length: depth }, (_, w) => w * tokenCount + token)
+      .filter((at) => isResult.data[at] === 1)
+      .map((at) => {
+        const result = Number(results.data[at])
+        expect(Number(tokens.data[result])).toBe(token)
+        return Math.floor(result / width)
+      }),
+  )
 }
 
-test('in any order of batches an adapter has its own ranks, in place for exact sums, holding its weights', () => {
+test('in any order of batches an adapter has tiles of its own that hold its weights', () => {
   const batches = fc.array(fc.uniqueArray(fc.nat(RANKS.length - 1), { maxLength: 6 }), {
     maxLength: 12,
   })
@@ -35,25 +42,27 @@ test('in any order of batches an adapter has its own ranks, in place for exact s
     fc.property(batches, (steps) => {
       const slots = createSlots()
       for (const batch of steps) {
-        const feeds = slots.feed([null, ...batch.map((i) => adapters[i]!.digest)])
-        const [base, ...ranks] = ranksOf(feeds)
-        expect(base).toEqual([-1, 0])
+        // The first adapter of a batch has two tokens.
+        const used = batch.map((i) => adapters[i]!)
+        const digests = [null, ...used, ...used.slice(0, 1)].map((own) => own?.digest ?? null)
+        const feeds = slots.feed(digests)
+        const [base, ...tiles] = tilesOf(feeds)
+        expect(base).toEqual([])
         expect(feeds['lora.o.on']!.data[0]).toBe(batch.length > 0 ? 1 : 0)
-        const taken = new Set<number>()
-        ranks.forEach(([first, count], b) => {
-          const adapter = adapters[batch[b]!]!
-          const module = adapter.modules.get('1.o')!
-          expect(count).toBe(2 ** Math.ceil(Math.log2(module.rank)))
-          expect(first % count).toBe(0)
-          for (let r = first; r < first + count; r++) {
-            expect(taken.has(r)).toBe(false)
-            taken.add(r)
-          }
+        if (used.length > 0) expect(tiles.pop()).toEqual(tiles[0])
+        expect(new Set(tiles.flat()).size).toBe(tiles.flat().length)
+        tiles.forEach((own, b) => {
+          const module = used[b]!.modules.get('1.o')!
+          const [first = 0] = own
+          expect(own).toEqual(
+            Array.from({ length: Math.ceil(module.rank / 16) }, (_, w) => first + w),
+          )
           const a = feeds['lora.o.a.1']!.data
           const bData = feeds['lora.o.b.1']!.data
           const last = module.rank - 1
-          expect(a[(first + last) * 64]).toBe(module.a[last * 64])
-          expect(bData[(first + last) * 64]).toBe(Math.fround(module.b[last * 64]! * module.scale))
+          const at = (16 * first + last) * 64
+          expect(a[at]).toBe(module.a[last * 64])
+          expect(bData[at]).toBe(Math.fround(module.b[last * 64]! * module.scale))
         })
       }
     }),
@@ -64,15 +73,15 @@ test('in any order of batches an adapter has its own ranks, in place for exact s
 test('an adapter stays where it is while others come and go', () => {
   const slots = createSlots()
   const [small, large] = [adapters[2]!.digest, adapters[5]!.digest]
-  const before = ranksOf(slots.feed([small, large]))
-  expect(ranksOf(slots.feed([large]))).toEqual([before[1]])
-  expect(ranksOf(slots.feed([large, small]))).toEqual([before[1], before[0]])
+  const before = tilesOf(slots.feed([small, large]))
+  expect(tilesOf(slots.feed([large]))).toEqual([before[1]])
+  expect(tilesOf(slots.feed([large, small]))).toEqual([before[1], before[0]])
 })
 
 test('what is fed shrinks again when the large adapters left', () => {
   const slots = createSlots()
   slots.feed(adapters.map(({ digest }) => digest))
-  expect(slots.feed([adapters[0]!.digest])['lora.o.mask']!.dims).toEqual([2, 16])
+  expect(slots.feed([adapters[0]!.digest])['lora.o.tokens']!.dims).toEqual([2, 1, 1])
 })
 
 test('an unloaded adapter is gone, and an unknown one is an assertion failure', () => {

@@ -157,7 +157,7 @@ describe('a row is the same to the last bit alone and in any batch', () => {
     // Wide enough for ONNX Runtime to cut the products into blocks and share them among threads.
     const config = { hiddenSize: 288, headSize: 48, headCount: 6, kvHeadCount: 2, ffnSize: 640 }
     const source = createRandomModel({ seed: 7, form, config })
-    const adapters = [1, 8, 24, 64, 128].map((rank, seed) =>
+    const adapters = [1, 8, 24, 64, 256].map((rank, seed) =>
       createRandomAdapter({ seed, config: source.config, rank }),
     )
     const runner = await startRunner(source, { accuracyLevel, threadCount: 2 })

@@ -8,6 +8,7 @@ import { DEFAULT_ENGINE_LIMITS } from '../../../gpu-backend/engine/scheduler.ts'
 import { engineRequest, GREEDY } from '../../support/engine-request.ts'
 import { createRandomAdapter } from '../../support/random-adapter.ts'
 import { createRandomModel } from '../../support/random-model.ts'
+import { tapRunner } from '../../support/tap-runner.ts'
 
 /** Wide enough for ONNX Runtime to cut the products into blocks. */
 const SHAPE = { hiddenSize: 288, headSize: 48, headCount: 6, kvHeadCount: 2, ffnSize: 640 }
@@ -26,21 +27,9 @@ async function runEngine(runner: ModelRunner, adapter: string, waves: readonly E
   const answers = new Map<string, Answer>()
   let unclaimed: string[] = []
   const engine = new Engine({
-    runner: {
-      vocabSize: runner.vocabSize,
-      contextLength: runner.contextLength,
-      kvPageTokens: runner.kvPageTokens,
-      kvPageCount: runner.kvPageCount,
-      createKvRow: () => runner.createKvRow(),
-      addKvPage: (row, page, content) => runner.addKvPage(row, page, content),
-      copyKvPage: (from, to) => runner.copyKvPage(from, to),
-      freeKvRow: (row) => runner.freeKvRow(row),
-      run: async (rows) => {
-        const results = await runner.run(rows)
-        unclaimed = results.flatMap((logits) => (logits === null ? [] : [digest(logits)]))
-        return results
-      },
-    },
+    runner: tapRunner(runner, (logits) => {
+      unclaimed = logits.map(digest)
+    }),
     tokenBytes: () => new Uint8Array(),
     adapters: new Set([adapter]),
     limits: DEFAULT_ENGINE_LIMITS,

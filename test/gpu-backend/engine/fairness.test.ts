@@ -7,19 +7,24 @@ interface Job extends WaitingEntry {
   readonly tokenCount: number
 }
 
+const noShares = () => 0
+
 /** A queue in front of a server that takes one job after another. */
 function createQueue(maxPassedOverCount: number) {
-  const fairness = createFairness(maxPassedOverCount)
+  const fairness = createFairness({ maxPassedOverCount, burstTokens: 0 })
   const waiting: Job[] = []
   let serial = 0
   return {
     waiting,
     add(tenant: string, tokenCount: number) {
-      fairness.enter(tenant)
+      fairness.enter(
+        tenant,
+        waiting.some((job) => job.tenant === tenant),
+      )
       waiting.push({ tenant, tokenCount, enteredAt: fairness.admittedCount(), serial: serial++ })
     },
     serve(): Job | null {
-      const job = fairness.pickNext(waiting)
+      const job = fairness.pickNext(waiting, noShares)
       if (job === null) return null
       waiting.splice(waiting.indexOf(job), 1)
       fairness.noteAdmission(job.tenant)
@@ -76,13 +81,16 @@ test('shares tokens, not requests, between a tenant with long ones and one with 
   expect(Math.abs(served.short - served.long)).toBeLessThanOrEqual(100)
 })
 
-test('saves nothing up for a tenant that was away, and counts an output token twice', () => {
-  const fairness = createFairness(1000)
+test('saves nothing up for a tenant that asked for little, and counts an output token twice', () => {
+  const fairness = createFairness({ maxPassedOverCount: 1000, burstTokens: 0 })
   const next = () =>
-    fairness.pickNext(['late', 'busy'].map((tenant) => ({ tenant, enteredAt: 0 })))?.tenant
-  fairness.enter('busy')
+    fairness.pickNext(
+      ['late', 'busy'].map((tenant) => ({ tenant, enteredAt: 0 })),
+      noShares,
+    )?.tenant
+  fairness.enter('busy', false)
   fairness.chargeOutput('busy', 500)
-  fairness.enter('late')
+  fairness.enter('late', false)
   expect(next()).toBe('late')
   fairness.chargeOutput('late', 3)
   expect(next()).toBe('busy')
@@ -90,4 +98,27 @@ test('saves nothing up for a tenant that was away, and counts an output token tw
   expect(next()).toBe('busy')
   fairness.chargeInput('busy', 2)
   expect(next()).toBe('late')
+  fairness.chargeInput('busy', 100)
+  fairness.enter('late', false)
+  fairness.chargeInput('late', 1)
+  expect(next()).toBe('busy')
+})
+
+test('lets a tenant that asked for little be ahead by its burst, and by no more', () => {
+  const fairness = createFairness({ maxPassedOverCount: 1000, burstTokens: 100 })
+  fairness.enter('busy', false)
+  fairness.chargeInput('busy', 5000)
+  fairness.enter('late', false)
+  expect(fairness.counterOf('busy') - fairness.counterOf('late')).toBe(100)
+})
+
+test('of two tenants the one that has less of the engine goes first, whatever both were charged', () => {
+  const fairness = createFairness({ maxPassedOverCount: 1000, burstTokens: 0 })
+  fairness.enter('much', false)
+  fairness.enter('little', true)
+  fairness.chargeInput('little', 100)
+  const waiting = ['much', 'little'].map((tenant) => ({ tenant, enteredAt: 0 }))
+  const shareOf = (tenant: string) => (tenant === 'much' ? 0.5 : 0.25)
+  expect(fairness.pickNext(waiting, shareOf)?.tenant).toBe('little')
+  expect(fairness.pickNext(waiting, noShares)?.tenant).toBe('much')
 })

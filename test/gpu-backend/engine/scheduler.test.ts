@@ -15,6 +15,9 @@ const limits = {
   chunkTokens: 8,
 }
 
+/** Those that were admitted first. */
+const IN_TURN = (prompts: readonly RunningView[]) => prompts
+
 const runningArbitrary = fc.array(
   fc
     .tuple(fc.integer({ min: 1, max: 60 }), fc.nat(80), fc.nat(20))
@@ -36,7 +39,7 @@ const isDecoding = (view: RunningView) => view.computedCount >= view.promptToken
 test('keeps the budget, gives every decoding sequence its token, and always gets on with the oldest prompt', () => {
   fc.assert(
     fc.property(runningArbitrary, (running) => {
-      const rows = planStep(running, limits)
+      const rows = planStep(running, limits, IN_TURN)
       const tokenCount = rows.reduce((sum, row) => sum + row.tokenCount, 0)
       expect(tokenCount).toBeLessThanOrEqual(limits.maxStepTokens)
       const planned = new Set(rows.map((row) => row.sequence))
@@ -57,8 +60,10 @@ test('cuts a prompt at the same places whatever runs beside it', () => {
       const ends: number[] = []
       let computedCount = 0
       while (computedCount < promptTokenCount) {
-        const view = { promptTokenCount, knownTokenCount: promptTokenCount, computedCount }
-        const row = planStep([...decoding, view], limits).find(({ sequence }) => sequence === view)!
+        const knownTokenCount = promptTokenCount
+        const view = { promptTokenCount, knownTokenCount, computedCount }
+        const rows = planStep([...decoding, view], limits, IN_TURN)
+        const row = rows.find(({ sequence }) => sequence === view)!
         computedCount += row.tokenCount
         ends.push(computedCount)
         expect(row.wantsToken).toBe(computedCount === promptTokenCount)
@@ -72,7 +77,7 @@ test('cuts a prompt at the same places whatever runs beside it', () => {
 test('wants a token only behind the last known one, and runs what was sampled one by one', () => {
   fc.assert(
     fc.property(runningArbitrary, (running) => {
-      for (const { sequence, tokenCount, wantsToken } of planStep(running, limits)) {
+      for (const { sequence, tokenCount, wantsToken } of planStep(running, limits, IN_TURN)) {
         if (isDecoding(sequence)) expect(tokenCount).toBe(1)
         const end = sequence.computedCount + tokenCount
         expect(end).toBeLessThanOrEqual(sequence.knownTokenCount)

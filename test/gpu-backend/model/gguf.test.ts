@@ -45,6 +45,11 @@ describe('parseGguf', () => {
     ['an unknown value type', patch('count', 5, [77]), 'key "count" has the unknown value type 77'],
     ['text that is not UTF-8', patch('llama', 0, [255]), 'The text of general.architecture'],
     ['a text longer than the file', patch('llama', -8, [255, 255]), 'in general.architecture'],
+    [
+      'a name without end',
+      encodeGguf({ ['k'.repeat(1001)]: { u32: 1 } }, []),
+      'metadata entry 0 has 1001 bytes; at most 1000',
+    ],
     ['an unknown tensor type', patch('norm', 16, [99]), 'Tensor "norm" has the type 99'],
     ['too many dimensions', patch('norm', 4, [5]), 'Tensor "norm" has 5 dimensions'],
     ['rows that are no whole blocks', patch('table', 9, [31]), 'Tensor "table" has rows of 31'],

@@ -80,6 +80,13 @@ describe('parseSafetensors', () => {
       'there is a gap',
     ],
     [
+      'one field twice',
+      joinSafetensors('{"a":{"dtype":"F32","dtype":"I32"}}'),
+      'The field "dtype"',
+    ],
+    ['a name without end', joinSafetensors(`{"${'\\n'.repeat(5e6)}":{}}`), 'more than 1000 char'],
+    ['a deep header', joinSafetensors('{"a":'.repeat(1e6)), 'nests more than 4'],
+    [
       'one name twice',
       joinSafetensors(`{"a":${entry()},"\\u0061" :${entry({ dtype: 'I32' })}}`, four),
       'Tensor "a" stands in the header twice',

@@ -34,6 +34,7 @@ const KEY_BUDGET = 900
 type Step =
   | { readonly do: 'admit'; readonly keyIndex: number; readonly worstCaseMicroUsd: number }
   | { readonly do: 'settle'; readonly of: number; readonly completionTokens: number }
+  | { readonly do: 'grant'; readonly amountMicroUsd: number; readonly lastsTerms: number | null }
   | { readonly do: 'alarm' | 'pass a term' }
 
 /** What happens between two looks at the account. */
@@ -60,6 +61,11 @@ const rounds: fc.Arbitrary<Round[]> = fc.array(
           do: fc.constant('settle'),
           of: fc.nat(),
           completionTokens: fc.nat({ max: 200 }),
+        }),
+        fc.record({
+          do: fc.constant('grant'),
+          amountMicroUsd: fc.integer({ min: 1, max: 400 }),
+          lastsTerms: fc.option(fc.integer({ min: 1, max: 3 }), { nil: null }),
         }),
         fc.record({ do: fc.constantFrom('alarm', 'pass a term') }),
       ),
@@ -120,6 +126,13 @@ class Run {
         this.results.push({ requestId, result: await stub().settle(settlement) })
         return
       }
+      case 'grant': {
+        const { amountMicroUsd, lastsTerms } = step
+        const expiresAtMs = lastsTerms === null ? null : Date.now() + lastsTerms * TTL_MS
+        const grant = { creditId: crypto.randomUUID(), amountMicroUsd, expiresAtMs, reason: 'test' }
+        await Promise.all([stub().grantCredit(grant), stub().grantCredit(grant)])
+        return
+      }
       case 'alarm':
         await this.account.runAlarm()
         return
@@ -154,34 +167,38 @@ function answerReport(backendSays: Round['backendSays'], requestId: string): Res
   }
 }
 
-describe('whatever runs at the same time, dies or is down', () => {
-  it(
-    'settles each admitted request once, within budget, and D1 has exactly that',
-    () =>
-      fc.assert(
-        fc.asyncProperty(rounds, async (plan) => {
-          stopClock()
-          const account = await createTestAccount({ budgetMicroUsd: ACCOUNT_BUDGET })
-          const keys = [account.key, await account.addKey({ budgetMicroUsd: KEY_BUDGET })]
-          const run = new Run(account, keys)
-          try {
-            for (const round of plan) {
-              await run.play(round)
-              const { budget } = (await account.stub().describeAccount())!
-              const { spentMicroUsd, reservedMicroUsd } = budget
-              expect(spentMicroUsd + reservedMicroUsd).toBeLessThanOrEqual(ACCOUNT_BUDGET)
+describe.each([{ prepaid: false }, { prepaid: true }])(
+  'whatever runs at the same time, dies or is down ($prepaid prepaid)',
+  ({ prepaid }) => {
+    it(
+      'settles each admitted request once, within budget and balance, and D1 has exactly that',
+      () =>
+        fc.assert(
+          fc.asyncProperty(rounds, async (plan) => {
+            stopClock()
+            const account = await createTestAccount({ budgetMicroUsd: ACCOUNT_BUDGET, prepaid })
+            const keys = [account.key, await account.addKey({ budgetMicroUsd: KEY_BUDGET })]
+            const run = new Run(account, keys)
+            try {
+              for (const round of plan) {
+                await run.play(round)
+                const { budget } = (await account.stub().describeAccount())!
+                const { spentMicroUsd, reservedMicroUsd } = budget
+                expect(spentMicroUsd + reservedMicroUsd).toBeLessThanOrEqual(ACCOUNT_BUDGET)
+              }
+              await run.drain()
+            } finally {
+              await run.setLedger(true)
             }
-            await run.drain()
-          } finally {
-            await run.setLedger(true)
-          }
-          await expectLedgerToAgree(run)
-        }),
-        { numRuns: 12, endOnFailure: true },
-      ),
-    60_000,
-  )
-})
+            await expectLedgerToAgree(run)
+            await expectCreditsToAgree(run, prepaid)
+          }),
+          { numRuns: 6, endOnFailure: true },
+        ),
+      60_000,
+    )
+  },
+)
 
 async function expectLedgerToAgree({ account, admitted, results }: Run): Promise<void> {
   const { records, sums } = await findUsage(env.DB, {
@@ -213,4 +230,16 @@ async function expectLedgerToAgree({ account, admitted, results }: Run): Promise
     expect(settledIds.has(requestId)).toBe(false)
     settledIds.add(requestId)
   }
+}
+
+/** What credits have paid is part of the fees; of an account that pays in advance, all of them. */
+async function expectCreditsToAgree({ account }: Run, isPrepaid: boolean): Promise<void> {
+  const { budget } = (await account.stub().describeAccount())!
+  const credits = await account.stub().listCredits()
+  const paid = credits.reduce((sum, each) => sum + each.amountMicroUsd - each.leftMicroUsd, 0)
+  const months = await account.stub().listMonths()
+  expect(months.reduce((sum, month) => sum + month.creditedMicroUsd, 0)).toBe(paid)
+  if (isPrepaid) expect(paid).toBe(budget.spentMicroUsd)
+  else expect(paid).toBeLessThanOrEqual(budget.spentMicroUsd)
+  for (const { leftMicroUsd } of credits) expect(leftMicroUsd).toBeGreaterThanOrEqual(0)
 }

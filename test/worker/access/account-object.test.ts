@@ -134,7 +134,7 @@ describe('admission', () => {
   it('refuses models that the key may not use, and takes nothing for it', async () => {
     const account = await createTestAccount({ requestsPerMinute: 1 }, { models: ['smol'] })
     const refused = await account.stub().admit(composeAdmit(account.key, { model: 'smol:other' }))
-    expect(refused).toEqual({ outcome: 'model_not_allowed' })
+    expect(refused).toEqual({ outcome: 'model_not_allowed', model: 'smol:other' })
     await admitOne(account)
   })
 
@@ -155,6 +155,7 @@ describe('keys and limits', () => {
     expect(await account.stub().describeKey(account.key.keyHash)).toEqual({
       outcome: 'key',
       accountWindows: [],
+      credit: { isPrepaid: false, balanceMicroUsd: 0, reservedMicroUsd: 100 },
       accountId: account.accountId,
       key: {
         keyId: account.key.keyId,

@@ -11,6 +11,7 @@ function createRequest(parts: Partial<GenerationRequest>): GenerationRequest {
   return {
     endpoint: 'chat.completions',
     model: 'm',
+    merge: null,
     isStream: false,
     wantsUsage: false,
     wantsAttribution: false,
@@ -22,6 +23,10 @@ function createRequest(parts: Partial<GenerationRequest>): GenerationRequest {
     ...parts,
     body,
   }
+}
+
+function readText(body: Uint8Array | string): string {
+  return typeof body === 'string' ? body : new TextDecoder().decode(body)
 }
 
 test('the worst case is the answers asked for, within the context of the model', () => {
@@ -48,7 +53,7 @@ test('the body goes upstream as it came, unless something must be added', () => 
   expect(encodeUpstreamBody(asked, 512)).toBe(asked.bodyBytes)
 
   const encode = (request: GenerationRequest, contextLength?: number) =>
-    JSON.parse(String(encodeUpstreamBody(request, contextLength)))
+    JSON.parse(readText(encodeUpstreamBody(request, contextLength)))
   const body = {
     model: 'm',
     stream: true,
@@ -58,6 +63,11 @@ test('the body goes upstream as it came, unless something must be added', () => 
   expect(encode(createRequest({ isStream: true, body }), 512)).toEqual({
     ...body,
     stream_options: { include_usage: true, other: 1 },
+  })
+  const plain = { model: 'm', stream: true, x: { y: 1 } }
+  expect(encode(createRequest({ isStream: true, body: plain }), 512)).toEqual({
+    ...plain,
+    stream_options: { include_usage: true },
   })
   // A limit that only the gateway knows of would not hold.
   expect(encode(createRequest({}))).toEqual({

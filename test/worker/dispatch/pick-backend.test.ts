@@ -1,5 +1,6 @@
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
+import { digestMerge } from '../../../protocol/adapter-merge.ts'
 import { ZERO_DIGEST } from '../../../protocol/digest.ts'
 import { type BackendState, pickBackend } from '../../../worker/dispatch/pick-backend.ts'
 
@@ -127,4 +128,59 @@ test('an adapter is billed with its own digest and that of its base', () => {
   expect(pickBackend(snapshots, 'b', options())).toMatchObject({
     targets: [{ modelDigest: base, adapterDigest: null }],
   })
+})
+
+test('a merge goes to backends that have all its adapters for the model, with the same contents', () => {
+  const digest = (byte: string) => `0x${byte.repeat(32)}` as const
+  const fleetOf = (...lists: readonly (readonly [string, Record<string, string>])[]) =>
+    lists.map(([backendId, adapters]) => ({
+      backendId,
+      isReachable: true,
+      models: [
+        model('m', { digest: digest('aa') }),
+        model('other', { digest: digest('bb') }),
+        ...Object.entries(adapters).map(([id, byte]) =>
+          model(id, { parent: id === 'c' ? 'other' : 'm', digest: digest(byte) }),
+        ),
+      ],
+    }))
+  const merge = {
+    method: 'linear' as const,
+    densityPpm: null,
+    members: [
+      { id: 'b', weightPpm: 500_000 },
+      { id: 'a', weightPpm: 1_000_000 },
+    ],
+  }
+  const pick = (fleet: ReturnType<typeof fleetOf>, ids = ['b', 'a'], modelId = 'm') =>
+    pickBackend(fleet, modelId, {
+      ...options(),
+      merge: { ...merge, members: merge.members.map((each, i) => ({ ...each, id: ids[i]! })) },
+    })
+  const fleet = fleetOf(
+    ['one', { a: '11', b: '22', c: '33' }],
+    ['two', { a: '11', b: '22' }],
+    ['half', { a: '11' }],
+  )
+  const picked = pick(fleet)
+  expect([...order(picked)].sort()).toEqual(['one', 'two'])
+  const made = {
+    ...merge,
+    members: [
+      { digest: digest('11'), owner: null, weightPpm: 1_000_000 },
+      { digest: digest('22'), owner: null, weightPpm: 500_000 },
+    ],
+  }
+  expect(picked).toMatchObject({
+    targets: [{ modelDigest: digest('aa'), adapterDigest: digestMerge(made), merge: made }, {}],
+  })
+  expect(
+    order(pick(fleetOf(['one', { a: '11', b: '22' }], ['two', { a: '11', b: '99' }]))),
+  ).toHaveLength(1)
+  expect(pick(fleet, ['b', 'nobody'])).toEqual({ outcome: 'unknown_adapter', index: 1 })
+  expect(pick(fleet, ['c', 'a'])).toEqual({ outcome: 'unknown_adapter', index: 0 })
+  expect(pick(fleet, ['b', 'a'], 'nobody')).toEqual({ outcome: 'unknown_model' })
+  expect(pick(fleet, ['b', 'b'], 'a')).toEqual({ outcome: 'no_base_model' })
+  const silent = [...fleet, { ...fleet[0]!, backendId: 'silent', isReachable: false, models: [] }]
+  expect(pick(silent, ['b', 'nobody'])).toEqual({ outcome: 'none_reachable' })
 })

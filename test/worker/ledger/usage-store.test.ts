@@ -35,6 +35,7 @@ function composeRecord(accountId: string, changes: Partial<UsageRecord> = {}): U
     splitVersion: 1,
     modelDigest: ZERO_DIGEST,
     adapterDigest: ZERO_DIGEST,
+    merge: null,
     attributionDigest: ZERO_DIGEST,
     credits: [
       { payee: `0x${'1'.repeat(40)}`, role: 'platform', ppm: 1_000_000, amountMicroUsd: 7 },

@@ -1,0 +1,207 @@
+import { describe, expect, test } from 'vitest'
+import type { LoraWeights } from '../../../gpu-backend/adapters/lora-weights.ts'
+import {
+  createModelRunner,
+  type LoraModelRunner,
+} from '../../../gpu-backend/compute/model-runner.ts'
+import { Engine } from '../../../gpu-backend/engine/engine.ts'
+import type { EngineRequest, EngineStats } from '../../../gpu-backend/engine/engine-port.ts'
+import { DEFAULT_ENGINE_LIMITS } from '../../../gpu-backend/engine/scheduler.ts'
+import type { ModelSource } from '../../../gpu-backend/model/model-source.ts'
+import { TIERS } from '../../../protocol/backend.ts'
+import { engineRequest, GREEDY } from '../../support/engine-request.ts'
+import { createRandom } from '../../support/random.ts'
+import { createRandomAdapter } from '../../support/random-adapter.ts'
+import { createRandomModel } from '../../support/random-model.ts'
+import { referenceLogits } from '../../support/reference-llama.ts'
+import { tapRunner } from '../../support/tap-runner.ts'
+
+/** What float32 may lose against the float64 referee. */
+const FLOAT32_TOLERANCE = 1e-4
+const REQUEST_COUNT = 12
+const RANKS = [1, 4, 16, 64]
+
+interface Planned {
+  readonly atStep: number
+  readonly request: EngineRequest
+}
+
+/** Adapters by name, one version after the other; each is used from its step on. */
+interface Version {
+  readonly atStep: number
+  readonly name: string
+  readonly weights: LoraWeights
+}
+
+interface Told {
+  readonly tokenIds: number[]
+  /** [V] each: what each token was drawn from. */
+  readonly logits: Float32Array[]
+}
+
+/** Requests of three tiers and two tenants that begin alike, on adapters whose weights are exchanged under way. */
+function planScenario(seed: number, source: ModelSource) {
+  const random = createRandom(seed)
+  const between = (least: number, most: number) => least + Math.floor(random() * (most - least + 1))
+  const draw = (count: number) => Array.from({ length: count }, () => between(0, 250))
+  const names = ['a', 'b', 'c']
+  const versions: Version[] = [...names, ...names].map((name, index) => ({
+    atStep: index < names.length ? 0 : between(6, 30),
+    name,
+    weights: createRandomAdapter({
+      seed: seed * 100 + index,
+      config: source.config,
+      rank: RANKS[between(0, 3)]!,
+    }),
+  }))
+  const beginnings = [draw(135), draw(66), []]
+  const planned: Planned[] = Array.from({ length: REQUEST_COUNT }, (_, index) => {
+    const atStep = between(0, 35)
+    const name = [...names, null][between(0, 3)] ?? null
+    const serving = versions.findLast(
+      (version) => version.name === name && version.atStep <= atStep,
+    )
+    const request = engineRequest({
+      id: `request ${index}`,
+      tenant: `tenant ${between(0, 1)}`,
+      tier: TIERS[between(0, 2)]!,
+      promptTokens: [...beginnings[between(0, 2)]!, ...draw(between(1, 20))],
+      adapter: serving?.weights.digest ?? null,
+      maxTokens: between(4, 24),
+      sampling: { ...GREEDY, temperature: index % 2, seed: [index, seed] },
+    })
+    return { atStep, request }
+  })
+  return { versions, planned }
+}
+
+/** Plays the plan on the real engine; adapters are unloaded when the last request of an old version has ended. */
+async function playPlan(
+  runner: LoraModelRunner,
+  versions: readonly Version[],
+  planned: readonly Planned[],
+): Promise<{ told: ReadonlyMap<string, Told>; stats: EngineStats }> {
+  const told = new Map(
+    planned.map(({ request }) => [request.id, { tokenIds: [], logits: [] } as Told]),
+  )
+  const adapters = new Set<string>()
+  const live = new Map<string, string | null>()
+  let unclaimed: Float32Array[] = []
+  const engine = new Engine({
+    runner: tapRunner(runner, (logits) => {
+      unclaimed = logits.map((values) => values.slice())
+    }),
+    tokenBytes: () => new Uint8Array(),
+    adapters,
+    limits: { ...DEFAULT_ENGINE_LIMITS, maxRunningCount: 6 },
+    modelDigest: 'model',
+    prefixSharing: 'everyone',
+    nowMs: () => 0,
+    emit: (event) => {
+      if (event.kind === 'token') {
+        told.get(event.id)!.tokenIds.push(event.tokenId)
+        told.get(event.id)!.logits.push(unclaimed.shift()!)
+      } else {
+        expect(event.kind).toBe('finish')
+        live.delete(event.id)
+      }
+    },
+    onFault: (error) => {
+      throw error
+    },
+  })
+  for (let step = 0; step <= 40 || engine.hasWork; step++) {
+    for (const { weights } of versions.filter(({ atStep }) => atStep === step)) {
+      runner.loadAdapter(weights)
+      adapters.add(weights.digest)
+    }
+    for (const { request } of planned.filter(({ atStep }) => atStep === step)) {
+      live.set(request.id, request.adapter)
+      engine.submit(request)
+    }
+    for (const { name, atStep, weights } of versions) {
+      const isOld = versions.some(
+        (next) => next.name === name && next.atStep > atStep && next.atStep <= step,
+      )
+      if (!isOld || !adapters.has(weights.digest) || [...live.values()].includes(weights.digest))
+        continue
+      adapters.delete(weights.digest)
+      runner.unloadAdapter(weights.digest)
+    }
+    if (engine.hasWork) await engine.step()
+  }
+  for (const digest of adapters) runner.unloadAdapter(digest)
+  return { told, stats: engine.stats }
+}
+
+/** Each request with nobody beside it and nothing cached. */
+async function playAlone(
+  runner: LoraModelRunner,
+  versions: readonly Version[],
+  { request }: Planned,
+): Promise<Told> {
+  const own = versions.filter(({ weights }) => weights.digest === request.adapter)
+  const plan = [{ atStep: 0, request }]
+  const { told } = await playPlan(
+    runner,
+    own.map((version) => ({ ...version, atStep: 0 })),
+    plan,
+  )
+  return told.get(request.id)!
+}
+
+function worstError(
+  source: ModelSource,
+  { request }: Planned,
+  told: Told,
+  adapter: LoraWeights | null,
+) {
+  const { promptTokens } = request
+  const expected = referenceLogits(source, [...promptTokens, ...told.tokenIds], adapter)
+  const errors = told.logits.map((logits, index) => {
+    const right = expected[promptTokens.length - 1 + index]!
+    return logits.reduce(
+      (worst, value, token) => Math.max(worst, Math.abs(value - right[token]!)),
+      0,
+    )
+  })
+  return Math.max(...errors)
+}
+
+const WIDE = { hiddenSize: 288, headSize: 48, headCount: 6, kvHeadCount: 2, ffnSize: 640 }
+
+describe.each([1, 2])(
+  'mixed ranks, base, chunks, cached prefixes, preemption and exchanged adapters in one scenario (seed %i)',
+  (seed) => {
+    test.each([
+      { form: 'f32', accuracyLevel: 0, config: {} },
+      { form: 'q4', accuracyLevel: 4, config: WIDE },
+    ] as const)('$form: as alone to the last bit, float32 as the reference too', async (row) => {
+      const source = createRandomModel({ seed, form: row.form, config: row.config })
+      const { versions, planned } = planScenario(seed, source)
+      const open = (kvBudgetTokens: number) =>
+        createModelRunner(source, {
+          ...{ executionProvider: 'cpu', threadCount: 1, accuracyLevel: row.accuracyLevel },
+          kvBudgetTokens,
+        })
+      const tight = await open(64 * 8)
+      const { told, stats } = await playPlan(tight, versions, planned)
+      expect(stats.preemptionCount).toBeGreaterThan(0)
+      expect(stats.prefixHitTokenCount).toBeGreaterThan(0)
+      const roomy = await open(64 * 64)
+      const reloaded = new Set(planned.map(({ request }) => request.adapter))
+      expect(reloaded.size).toBeGreaterThan(3)
+      for (const plan of planned) {
+        const mine = told.get(plan.request.id)!
+        expect(mine.tokenIds).toHaveLength(plan.request.maxTokens)
+        expect(mine, plan.request.id).toEqual(await playAlone(roomy, versions, plan))
+        if (row.form !== 'f32') continue
+        const { adapter } = plan.request
+        const weights = versions.find((version) => version.weights.digest === adapter)?.weights
+        expect(worstError(source, plan, mine, weights ?? null)).toBeLessThan(FLOAT32_TOLERANCE)
+      }
+      await tight.close()
+      await roomy.close()
+    })
+  },
+)

@@ -1,0 +1,54 @@
+import { AccountTables } from './account-tables.ts'
+import { AlertTable } from './alert-table.ts'
+import { BudgetWindowTable } from './budget-window-table.ts'
+import { CreditTable } from './credit-table.ts'
+import { IdempotencyTable } from './idempotency-table.ts'
+import { KeyDetailsTable } from './key-details-table.ts'
+import { MonthTable } from './month-table.ts'
+import { ReservationTable } from './reservation-table.ts'
+import { ResponseCacheTable } from './response-cache-table.ts'
+
+interface Store {
+  readonly create: () => void
+  /** Present where something is kept in memory. */
+  readonly forget?: () => void
+}
+
+/** The tables of an account object, by what they are about. */
+export interface AccountStores {
+  readonly tables: AccountTables
+  readonly reservations: ReservationTable
+  readonly idempotency: IdempotencyTable
+  readonly windows: BudgetWindowTable
+  readonly alerts: AlertTable
+  readonly keyDetails: KeyDetailsTable
+  readonly credits: CreditTable
+  readonly months: MonthTable
+  readonly cache: ResponseCacheTable
+}
+
+/** Opens the tables; none is there before `createStores`. */
+export function openStores(sql: SqlStorage): AccountStores {
+  return {
+    tables: new AccountTables(sql),
+    reservations: new ReservationTable(sql),
+    idempotency: new IdempotencyTable(sql),
+    windows: new BudgetWindowTable(sql),
+    alerts: new AlertTable(sql),
+    keyDetails: new KeyDetailsTable(sql),
+    credits: new CreditTable(sql),
+    months: new MonthTable(sql),
+    cache: new ResponseCacheTable(sql),
+  }
+}
+
+/** Makes the tables that are missing. */
+export function createStores(stores: AccountStores): void {
+  for (const store of Object.values(stores)) store.create()
+}
+
+/** Drops what the tables keep in memory: it may hold what a transaction that was undone has written. */
+export function forgetStores(stores: AccountStores): void {
+  const all: readonly Store[] = Object.values(stores)
+  for (const store of all) store.forget?.()
+}

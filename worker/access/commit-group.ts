@@ -1,0 +1,63 @@
+/** An operation that comes so soon after another one may wait for more. */
+const BURST_MS = 2
+
+interface Waiting {
+  readonly operation: () => unknown
+  readonly resolve: (result: unknown) => void
+  readonly reject: (error: unknown) => void
+}
+
+export interface CommitGroupOptions {
+  /** Runs something as one transaction, undone as a whole when it throws. */
+  readonly transact: <T>(closure: () => T) => T
+  /** Others are likely to come at the same time. */
+  readonly isBusy: () => boolean
+}
+
+/**
+ * Operations of one object that come together share one transaction, and so one durable commit,
+ * which is the dearest part of each. One that comes alone runs at once. They run in the order in
+ * which they came; one that fails leaves the others as they are.
+ */
+export class CommitGroup {
+  readonly #options: CommitGroupOptions
+  #waiting: Waiting[] = []
+  #lastAtMs = Number.NEGATIVE_INFINITY
+
+  constructor(options: CommitGroupOptions) {
+    this.#options = options
+  }
+
+  /** Resolves when the operation's writes are in the storage; the platform holds back what follows until they are durable. */
+  run<T>(operation: () => T, nowMs: number): Promise<T> | T {
+    const { transact, isBusy } = this.#options
+    const isBurst = nowMs - this.#lastAtMs < BURST_MS
+    this.#lastAtMs = nowMs
+    if (this.#waiting.length === 0 && !(isBurst && isBusy())) return transact(operation)
+    return new Promise<T>((resolve, reject) => {
+      if (this.#waiting.length === 0) setTimeout(() => this.#commit(), 0)
+      // The result of an operation is what its own promise is for.
+      this.#waiting.push({ operation, resolve: (result) => resolve(result as T), reject })
+    })
+  }
+
+  #commit(): void {
+    const { transact } = this.#options
+    const group = this.#waiting
+    this.#waiting = []
+    try {
+      const results = transact(() => group.map(({ operation }) => operation()))
+      for (const [index, { resolve }] of group.entries()) resolve(results[index])
+    } catch {
+      for (const waiting of group) this.#commitAlone(waiting)
+    }
+  }
+
+  #commitAlone({ operation, resolve, reject }: Waiting): void {
+    try {
+      resolve(this.#options.transact(operation))
+    } catch (error) {
+      reject(error)
+    }
+  }
+}

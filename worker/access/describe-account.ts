@@ -1,0 +1,66 @@
+import type { AccountDescription, KeySummary } from './account-contract.ts'
+import type { AccountStores } from './account-stores.ts'
+import type { AccountRow, KeyRow } from './account-tables.ts'
+import { ACCOUNT_SCOPE } from './budget-window-table.ts'
+import type { CreditBalance } from './credit.ts'
+import { budgetOf } from './meter.ts'
+
+/** An account for its operator, as it stands now. */
+export function describeAccount(
+  stores: AccountStores,
+  account: AccountRow,
+  { nowMs, lastAlarmError }: { readonly nowMs: number; readonly lastAlarmError: string | null },
+): AccountDescription {
+  const { tables, reservations, windows, alerts } = stores
+  const held = reservations.sum(null)
+  const { accountId, createdAtMs, salt } = account
+  const { requestsPerMinute, tokensPerMinute, maxConcurrentRequests, budgetMicroUsd } = account
+  return {
+    accountId,
+    createdAtMs,
+    salt,
+    settings: {
+      requestsPerMinute,
+      tokensPerMinute,
+      maxConcurrentRequests,
+      budgetMicroUsd,
+      windowBudgets: windows.listSettings(ACCOUNT_SCOPE),
+      prepaid: stores.credits.isPrepaid(),
+      alerts: alerts.findRule(),
+    },
+    budget: budgetOf(account, held),
+    windows: windows.list(ACCOUNT_SCOPE, nowMs),
+    credit: describeCredit(stores, nowMs),
+    openReservationCount: held.openCount,
+    outboxCount: tables.describePending().outboxCount,
+    lastAlarmError,
+    counters: tables.readCounters(),
+  }
+}
+
+/** What the account has left of its credits. */
+export function describeCredit(
+  { reservations, credits }: AccountStores,
+  nowMs: number,
+): CreditBalance {
+  return {
+    isPrepaid: credits.isPrepaid(),
+    balanceMicroUsd: credits.sumLeft(nowMs),
+    reservedMicroUsd: reservations.sum(null).reservedMicroUsd,
+  }
+}
+
+/** A key as its account sees it, as it stands now. */
+export function summariseKey(
+  { reservations, windows, keyDetails }: AccountStores,
+  key: KeyRow,
+  nowMs: number,
+): KeySummary {
+  const { keyId, name, start, createdAtMs, expiresAtMs, revokedAtMs, models } = key
+  return {
+    ...{ keyId, name, start, createdAtMs, expiresAtMs, revokedAtMs, models },
+    ...keyDetails.find(keyId),
+    budget: budgetOf(key, reservations.sum(keyId)),
+    windows: windows.list(keyId, nowMs),
+  }
+}
