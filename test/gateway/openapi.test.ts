@@ -147,6 +147,7 @@ test('every operation answers as the document says', async () => {
   await ask('getOpenApiDocument', '/openapi.json')
   await ask('getReference', '/reference')
   await ask('getHealth', '/health')
+  await ask('getMetrics', '/metrics', { headers: adminHeaders })
   await ask('createChatCompletion', '/v1/chat/completions', { json: { model: 'base', messages } })
   await ask('createCompletion', '/v1/completions', { json: { model: 'base', prompt: 'x' } })
   await ask('createEmbeddings', '/v1/embeddings', { json: { model: 'base', input: 'x' } })
