@@ -5,8 +5,9 @@ import {
   LINEAR_GROUP_NAMES,
   LINEAR_GROUPS,
   type LinearGroup,
+  loraDownInput,
   loraInputs,
-  loraLayerInput,
+  loraUpInput,
   RANK_TILE,
 } from '../model/graph-inputs.ts'
 import {
@@ -97,14 +98,19 @@ interface ActiveAdapter extends LoadedAdapter {
   readonly tokens: number[]
 }
 
+/** One model layer's tiles: `a` [capacity, 16 · n, in], and `b` [capacity, 16, out] of each of the n linear layers. */
+interface LayerTiles {
+  readonly a: Float32Array
+  readonly b: readonly Float32Array[]
+}
+
 /** The slots of one group of linear layers. */
 class SlotGroup {
   readonly #group: LinearGroup
   readonly #inputSize: number
-  readonly #outputSize: number
-  readonly #columns: ReadonlyMap<LinearName, number>
-  /** By layer: `a` [capacity, 16, in], `b` [capacity, 16, out]. */
-  #layers: { a: Float32Array; b: Float32Array }[]
+  /** Outputs of each of its linear layers. */
+  readonly #linears: readonly { readonly name: LinearName; readonly outputSize: number }[]
+  #layers: LayerTiles[]
   #capacity = MIN_TILES
   #slots: Slot[] = []
   /** Tiles that are fed, and the tensors over them. */
@@ -113,17 +119,9 @@ class SlotGroup {
 
   constructor(group: LinearGroup, config: ModelConfig) {
     const sizes = linearSizes(config)
-    const { inputSize, outputSize } = groupSize(config, group)
-    const columns = new Map<LinearName, number>()
-    let column = 0
-    for (const linear of LINEAR_GROUPS[group]) {
-      columns.set(linear, column)
-      column += sizes[linear][1]
-    }
     this.#group = group
-    this.#columns = columns
-    this.#inputSize = inputSize
-    this.#outputSize = outputSize
+    this.#inputSize = groupSize(config, group).inputSize
+    this.#linears = LINEAR_GROUPS[group].map((name) => ({ name, outputSize: sizes[name][1] }))
     this.#layers = Array.from({ length: config.layerCount }, () => this.#createLayer(MIN_TILES))
   }
 
@@ -162,7 +160,7 @@ class SlotGroup {
   /** Finds or makes a slot for each active adapter that changes a layer of the group. */
   #place(active: ReadonlyMap<string, ActiveAdapter>): ActiveSlot[] {
     const wanted = [...active.values()].flatMap((adapter) => {
-      const size = Math.ceil(this.#rankCount(adapter) / RANK_TILE)
+      const size = this.#countTiles(adapter)
       return size > 0 ? [{ adapter, size }] : []
     })
     const neededTiles = wanted.reduce((sum, { size }) => sum + size, 0)
@@ -183,32 +181,33 @@ class SlotGroup {
       })
   }
 
-  #rankCount({ ranks }: LoadedAdapter): number {
-    return LINEAR_GROUPS[this.#group].reduce((sum, linear) => sum + (ranks.get(linear) ?? 0), 0)
+  /** Tiles that the linear layer with the highest rank needs. */
+  #countTiles({ ranks }: LoadedAdapter): number {
+    const rank = Math.max(...this.#linears.map(({ name }) => ranks.get(name) ?? 0))
+    return Math.ceil(rank / RANK_TILE)
   }
 
-  /** The ranks of its linear layers follow each other; the rest of the last tile is zeros. */
-  #write({ start, size }: Slot, { weights, ranks }: LoadedAdapter): void {
+  /** What an adapter does not fill of its tiles is zeros. */
+  #write({ start, size }: Slot, { weights }: LoadedAdapter): void {
     this.#grow(start + size)
-    const [inputs, outputs] = [this.#inputSize, this.#outputSize]
-    const [first, end] = [start * RANK_TILE, (start + size) * RANK_TILE]
+    const inputs = this.#inputSize
+    const tileRanks = this.#linears.length * RANK_TILE
     this.#layers.forEach(({ a, b }, layer) => {
-      a.fill(0, first * inputs, end * inputs)
-      b.fill(0, first * outputs, end * outputs)
-      let row = first
-      for (const [linear, column] of this.#columns) {
-        const module = weights.modules.get(`${layer}.${linear}`)
-        if (module) {
-          a.set(module.a, row * inputs)
-          const width = module.b.length / module.rank
-          for (let r = 0; r < module.rank; r++) {
-            const to = (row + r) * outputs + column
-            for (let i = 0; i < width; i++)
-              b[to + i] = (module.b[r * width + i] ?? 0) * module.scale
-          }
+      a.fill(0, start * tileRanks * inputs, (start + size) * tileRanks * inputs)
+      this.#linears.forEach(({ name, outputSize }, l) => {
+        const up = b[l]
+        assert(up, 'A layer has tiles of each linear layer of the group.')
+        const [first, end] = [start * RANK_TILE, (start + size) * RANK_TILE]
+        up.fill(0, first * outputSize, end * outputSize)
+        const module = weights.modules.get(`${layer}.${name}`)
+        if (!module) return
+        for (let w = 0; w * RANK_TILE < module.rank; w++) {
+          const ranks = module.a.subarray(w * RANK_TILE * inputs, (w + 1) * RANK_TILE * inputs)
+          a.set(ranks, ((start + w) * tileRanks + l * RANK_TILE) * inputs)
         }
-        row += ranks.get(linear) ?? 0
-      }
+        const to = first * outputSize
+        for (let i = 0; i < module.b.length; i++) up[to + i] = (module.b[i] ?? 0) * module.scale
+      })
     })
   }
 
@@ -218,32 +217,41 @@ class SlotGroup {
     this.#layers = this.#layers.map(({ a, b }) => {
       const grown = this.#createLayer(this.#capacity)
       grown.a.set(a)
-      grown.b.set(b)
+      grown.b.forEach((up, l) => {
+        up.set(b[l] ?? [])
+      })
       return grown
     })
     this.#fedTiles = 0
   }
 
-  #createLayer(tiles: number) {
+  #createLayer(tiles: number): LayerTiles {
+    const ranks = tiles * RANK_TILE
     return {
-      a: new Float32Array(tiles * RANK_TILE * this.#inputSize),
-      b: new Float32Array(tiles * RANK_TILE * this.#outputSize),
+      a: new Float32Array(this.#linears.length * ranks * this.#inputSize),
+      b: this.#linears.map(({ outputSize }) => new Float32Array(ranks * outputSize)),
     }
   }
 
   #feedLayers(tileCount: number): Record<string, Tensor> {
     if (this.#fedTiles === tileCount) return this.#fedLayers
-    const view = (array: Float32Array, size: number): Tensor => ({
-      data: array.subarray(0, tileCount * RANK_TILE * size),
-      dims: [tileCount, 1, RANK_TILE, size],
+    const view = (array: Float32Array, rankCount: number, size: number): Tensor => ({
+      data: array.subarray(0, tileCount * rankCount * size),
+      dims: [tileCount, 1, rankCount, size],
     })
-    this.#fedLayers = {}
+    const feeds: Record<string, Tensor> = {}
     this.#layers.forEach(({ a, b }, layer) => {
-      this.#fedLayers[loraLayerInput(this.#group, 'a', layer)] = view(a, this.#inputSize)
-      this.#fedLayers[loraLayerInput(this.#group, 'b', layer)] = view(b, this.#outputSize)
+      const tileRanks = this.#linears.length * RANK_TILE
+      feeds[loraDownInput(this.#group, layer)] = view(a, tileRanks, this.#inputSize)
+      this.#linears.forEach(({ name, outputSize }, l) => {
+        const up = b[l]
+        assert(up, 'A layer has tiles of each linear layer of the group.')
+        feeds[loraUpInput(name, layer)] = view(up, RANK_TILE, outputSize)
+      })
     })
+    this.#fedLayers = feeds
     this.#fedTiles = tileCount
-    return this.#fedLayers
+    return feeds
   }
 }
 
