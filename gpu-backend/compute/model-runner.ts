@@ -20,7 +20,7 @@ export interface ModelRunnerOptions extends SessionOptions {
 
 export interface LoraModelRunner extends ModelRunner {
   readonly loadedAdapterCount: number
-  /** After this, rows may name the adapter. Throws a RangeError where a weight is not finite. */
+  /** After this, rows may name the adapter. Its weights are finite: who read them has looked. */
   readonly loadAdapter: (weights: LoraWeights) => void
   /** The caller makes sure that no row names it any more. */
   readonly unloadAdapter: (digest: string) => void
