@@ -33,7 +33,7 @@ interface Slot {
   readonly size: number
 }
 
-/** A slot that a step uses. */
+/** A slot that a run uses. */
 interface ActiveSlot extends Slot {
   /** Its tokens, in order. */
   readonly tokens: readonly number[]
@@ -72,8 +72,28 @@ export class LoraSlots {
     for (const group of this.#groups) group.evict(digest)
   }
 
-  /** The inputs `lora.*` for a step whose token t has adapter `adapters[t]`. */
-  feed(adapters: readonly (string | null)[]): Record<string, Tensor> {
+  /** What the largest group's products take in a run whose token t has adapter `adapters[t]`, in bytes. */
+  productBytes(adapters: TokenAdapters): number {
+    const active = this.#findActive(adapters)
+    return Math.max(...this.#groups.map((group) => group.productBytes(active)))
+  }
+
+  /**
+   * The inputs `lora.*` of each of a step's runs, in which token t has adapter `run[t]`. All stay valid
+   * until the next step: their adapters lie beside each other.
+   */
+  feed(runs: readonly TokenAdapters[]): Record<string, Tensor>[] {
+    const all = this.#findActive(runs.flat())
+    for (const group of this.#groups) group.place(all)
+    return runs.map((run) => {
+      const active = this.#findActive(run)
+      const feeds: Record<string, Tensor> = {}
+      for (const group of this.#groups) Object.assign(feeds, group.feed(active, run.length))
+      return feeds
+    })
+  }
+
+  #findActive(adapters: TokenAdapters): ReadonlyMap<string, ActiveAdapter> {
     const active = new Map<string, ActiveAdapter>()
     adapters.forEach((digest, token) => {
       if (digest === null) return
@@ -83,11 +103,12 @@ export class LoraSlots {
       if (known) known.tokens.push(token)
       else active.set(digest, { ...adapter, tokens: [token] })
     })
-    const feeds: Record<string, Tensor> = {}
-    for (const group of this.#groups) Object.assign(feeds, group.feed(active, adapters.length))
-    return feeds
+    return active
   }
 }
+
+/** For each token of a run, its adapter's digest; null for the base model. */
+type TokenAdapters = readonly (string | null)[]
 
 interface ActiveAdapter extends LoadedAdapter {
   readonly tokens: number[]
@@ -109,7 +130,7 @@ class SlotGroup {
   #capacity = MIN_TILES
   #slots: Slot[] = []
   /** Tiles that are fed, and the tensors over them. */
-  #fedTiles = 0
+  #fedRange = ''
   #fedLayers: Record<string, Tensor> = {}
 
   constructor(group: LinearGroup, config: ModelConfig) {
@@ -124,9 +145,22 @@ class SlotGroup {
     this.#slots = this.#slots.filter((slot) => slot.adapter !== adapter)
   }
 
+  productBytes(active: ReadonlyMap<string, ActiveAdapter>): number {
+    const adapters = [...active.values()].filter((adapter) => this.#countTiles(adapter) > 0)
+    const tileCount = adapters.reduce((sum, adapter) => sum + this.#countTiles(adapter), 0)
+    const width = Math.max(0, ...adapters.map(({ tokens }) => tokens.length))
+    const outputs = this.#linears.reduce((sum, { outputSize }) => sum + outputSize, 0)
+    return tileCount * width * outputs * Float32Array.BYTES_PER_ELEMENT
+  }
+
   feed(active: ReadonlyMap<string, ActiveAdapter>, tokenCount: number): Record<string, Tensor> {
-    const slots = this.#place(active)
-    const tileCount = Math.max(MIN_TILES, endOf(slots))
+    const slots = this.#slots.flatMap((slot): ActiveSlot[] => {
+      const adapter = active.get(slot.adapter)
+      return adapter ? [{ ...slot, tokens: adapter.tokens }] : []
+    })
+    const end = Math.max(MIN_TILES, endOf(slots))
+    const first = Math.min(end - MIN_TILES, ...slots.map((slot) => slot.start))
+    const tileCount = end - first
     const width = Math.max(1, ...slots.map((slot) => slot.tokens.length)) // M
     const depth = Math.max(1, ...slots.map((slot) => slot.size)) // W
     const tokens = new Array<number>(tileCount * width).fill(0)
@@ -135,7 +169,7 @@ class SlotGroup {
     for (const slot of slots) {
       for (let w = 0; w < slot.size; w++) {
         slot.tokens.forEach((token, m) => {
-          const result = (slot.start + w) * width + m
+          const result = (slot.start - first + w) * width + m
           tokens[result] = token
           results[w * tokenCount + token] = result
           isResult[w * tokenCount + token] = 1
@@ -148,12 +182,12 @@ class SlotGroup {
       [inputs.tokens]: int64s(tokens, [tileCount, width, 1]),
       [inputs.results]: int64s(results, [depth, tokenCount]),
       [inputs.isResult]: { data: isResult, dims: [depth, tokenCount, 1] },
-      ...this.#feedLayers(tileCount),
+      ...this.#feedLayers(first, tileCount),
     }
   }
 
-  /** Finds or makes a slot for each active adapter that changes a layer of the group. */
-  #place(active: ReadonlyMap<string, ActiveAdapter>): ActiveSlot[] {
+  /** Makes a slot for each active adapter that changes a layer of the group and has none. */
+  place(active: ReadonlyMap<string, LoadedAdapter>): void {
     const wanted = [...active.values()].flatMap((adapter) => {
       const size = this.#countTiles(adapter)
       return size > 0 ? [{ adapter, size }] : []
@@ -162,18 +196,14 @@ class SlotGroup {
     const isActive = (slot: Slot) => active.has(slot.adapter)
     const end = endOf(this.#slots.filter(isActive))
     if (end > 2 * Math.max(neededTiles, MIN_TILES)) this.#slots = []
-    return wanted
-      .toSorted((a, b) => b.size - a.size)
-      .map(({ adapter, size }) => {
-        const { tokens, weights } = adapter
-        const found = this.#slots.find((slot) => slot.adapter === weights.digest)
-        if (found) return { ...found, tokens }
-        const start = findStart(size, this.#slots.filter(isActive))
-        const slot = { adapter: weights.digest, start, size }
-        this.#slots = [...this.#slots.filter((other) => !overlap(slot, other)), slot]
-        this.#write(slot, adapter)
-        return { ...slot, tokens }
-      })
+    for (const { adapter, size } of wanted.toSorted((a, b) => b.size - a.size)) {
+      const { digest } = adapter.weights
+      if (this.#slots.some((slot) => slot.adapter === digest)) continue
+      const start = findStart(size, this.#slots.filter(isActive))
+      const slot = { adapter: digest, start, size }
+      this.#slots = [...this.#slots.filter((other) => !overlap(slot, other)), slot]
+      this.#write(slot, adapter)
+    }
   }
 
   /** Tiles that the linear layer with the highest rank needs. */
@@ -217,7 +247,7 @@ class SlotGroup {
       })
       return grown
     })
-    this.#fedTiles = 0
+    this.#fedRange = ''
   }
 
   #createLayer(tiles: number): LayerTiles {
@@ -228,10 +258,11 @@ class SlotGroup {
     }
   }
 
-  #feedLayers(tileCount: number): Record<string, Tensor> {
-    if (this.#fedTiles === tileCount) return this.#fedLayers
+  #feedLayers(first: number, tileCount: number): Record<string, Tensor> {
+    const range = `${first}+${tileCount}`
+    if (this.#fedRange === range) return this.#fedLayers
     const view = (array: Float32Array, rankCount: number, size: number): Tensor => ({
-      data: array.subarray(0, tileCount * rankCount * size),
+      data: array.subarray(first * rankCount * size, (first + tileCount) * rankCount * size),
       dims: [tileCount, 1, rankCount, size],
     })
     const feeds: Record<string, Tensor> = {}
@@ -245,7 +276,7 @@ class SlotGroup {
       })
     })
     this.#fedLayers = feeds
-    this.#fedTiles = tileCount
+    this.#fedRange = range
     return feeds
   }
 }

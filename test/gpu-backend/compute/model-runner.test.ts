@@ -59,6 +59,25 @@ describe('agrees with the reference in float32', () => {
     }
   })
 
+  test('bit for bit as alone where LoRA takes so much that a step is several runs', async () => {
+    const runner = await startRunner(source)
+    const adapters = Array.from({ length: 6 }, (_, seed) =>
+      createRandomAdapter({ seed, config: source.config, rank: seed === 0 ? 16 : 256 }),
+    )
+    for (const adapter of adapters) runner.loadAdapter(adapter)
+    const create = () =>
+      [...adapters, adapters[1]].map((adapter, seed) =>
+        createSequence(source, { seed, tokenCount: seed < 6 ? 2 : 300, adapter: adapter ?? null }),
+      )
+    const [together, alone] = [create(), create()]
+    await play(runner, together.slice(0, 6), [1])
+    await play(runner, together.toReversed(), [300])
+    for (const [i, sequence] of alone.entries()) {
+      await play(runner, [sequence], i < 6 ? [1, 1] : [300])
+      expect(sequence.logits).toEqual(together[i]?.logits)
+    }
+  })
+
   test('while rows come and go and adapters are exchanged', async () => {
     const runner = await startRunner(source, { kvBudgetTokens: 64 * 12 })
     const random = createRandom(7)
