@@ -10,12 +10,12 @@ export function isDecode(row: StepRow): boolean {
  */
 export function cutRows(
   rows: readonly StepRow[],
-  fit: (rows: readonly StepRow[]) => boolean,
+  fitsOneRun: (rows: readonly StepRow[]) => boolean,
 ): readonly (readonly StepRow[])[] {
   const decode = rows.filter(isDecode)
   const chunks = rows.filter((row) => !isDecode(row))
   const order = [...decode, ...chunks]
-  if (order.length === 1 || fit(order)) return [order]
+  if (order.length === 1 || fitsOneRun(order)) return [order]
   const cutAt = decode.length > 0 && chunks.length > 0 ? decode.length : Math.ceil(order.length / 2)
-  return [...cutRows(order.slice(0, cutAt), fit), ...cutRows(order.slice(cutAt), fit)]
+  return [...cutRows(order.slice(0, cutAt), fitsOneRun), ...cutRows(order.slice(cutAt), fitsOneRun)]
 }
