@@ -5,8 +5,9 @@ import {
   LINEAR_GROUP_NAMES,
   LINEAR_GROUPS,
   type LinearGroup,
+  loraDownInput,
   loraInputs,
-  loraLayerInput,
+  loraUpInput,
   RANK_TILE,
 } from '../model/graph-inputs.ts'
 import {
@@ -32,7 +33,7 @@ interface Slot {
   readonly size: number
 }
 
-/** A slot that a step uses. */
+/** A slot that a run uses. */
 interface ActiveSlot extends Slot {
   /** Its tokens, in order. */
   readonly tokens: readonly number[]
@@ -63,11 +64,6 @@ export class LoraSlots {
   }
 
   load(weights: LoraWeights): void {
-    for (const [key, { a, b, scale }] of weights.modules) {
-      if (!areFinite(a, 1) || !areFinite(b, scale)) {
-        throw new RangeError(`Adapter ${weights.digest} has a weight that is not finite in ${key}.`)
-      }
-    }
     this.#adapters.set(weights.digest, { weights, ranks: highestRanks(weights) })
   }
 
@@ -76,8 +72,28 @@ export class LoraSlots {
     for (const group of this.#groups) group.evict(digest)
   }
 
-  /** The inputs `lora.*` for a step whose token t has adapter `adapters[t]`. */
-  feed(adapters: readonly (string | null)[]): Record<string, Tensor> {
+  /** What the largest group's products take in a run whose token t has adapter `adapters[t]`, in bytes. */
+  productBytes(adapters: TokenAdapters): number {
+    const active = this.#findActive(adapters)
+    return Math.max(...this.#groups.map((group) => group.productBytes(active)))
+  }
+
+  /**
+   * The inputs `lora.*` of each of a step's runs, in which token t has adapter `run[t]`. All stay valid
+   * until the next step: their adapters lie beside each other.
+   */
+  feed(runs: readonly TokenAdapters[]): Record<string, Tensor>[] {
+    const all = this.#findActive(runs.flat())
+    for (const group of this.#groups) group.place(all)
+    return runs.map((run) => {
+      const active = this.#findActive(run)
+      const feeds: Record<string, Tensor> = {}
+      for (const group of this.#groups) Object.assign(feeds, group.feed(active, run.length))
+      return feeds
+    })
+  }
+
+  #findActive(adapters: TokenAdapters): ReadonlyMap<string, ActiveAdapter> {
     const active = new Map<string, ActiveAdapter>()
     adapters.forEach((digest, token) => {
       if (digest === null) return
@@ -87,43 +103,41 @@ export class LoraSlots {
       if (known) known.tokens.push(token)
       else active.set(digest, { ...adapter, tokens: [token] })
     })
-    const feeds: Record<string, Tensor> = {}
-    for (const group of this.#groups) Object.assign(feeds, group.feed(active, adapters.length))
-    return feeds
+    return active
   }
 }
 
+/** For each token of a run, its adapter's digest; null for the base model. */
+type TokenAdapters = readonly (string | null)[]
+
 interface ActiveAdapter extends LoadedAdapter {
   readonly tokens: number[]
+}
+
+/** One model layer's tiles: `a` [capacity, 16 · n, in], and `b` [capacity, 16, out] of each of the n linear layers. */
+interface LayerTiles {
+  readonly a: Float32Array
+  readonly b: readonly Float32Array[]
 }
 
 /** The slots of one group of linear layers. */
 class SlotGroup {
   readonly #group: LinearGroup
   readonly #inputSize: number
-  readonly #outputSize: number
-  readonly #columns: ReadonlyMap<LinearName, number>
-  /** By layer: `a` [capacity, 16, in], `b` [capacity, 16, out]. */
-  #layers: { a: Float32Array; b: Float32Array }[]
+  /** Outputs of each of its linear layers. */
+  readonly #linears: readonly { readonly name: LinearName; readonly outputSize: number }[]
+  #layers: LayerTiles[]
   #capacity = MIN_TILES
   #slots: Slot[] = []
   /** Tiles that are fed, and the tensors over them. */
-  #fedTiles = 0
+  #fedRange = ''
   #fedLayers: Record<string, Tensor> = {}
 
   constructor(group: LinearGroup, config: ModelConfig) {
     const sizes = linearSizes(config)
-    const { inputSize, outputSize } = groupSize(config, group)
-    const columns = new Map<LinearName, number>()
-    let column = 0
-    for (const linear of LINEAR_GROUPS[group]) {
-      columns.set(linear, column)
-      column += sizes[linear][1]
-    }
     this.#group = group
-    this.#columns = columns
-    this.#inputSize = inputSize
-    this.#outputSize = outputSize
+    this.#inputSize = groupSize(config, group).inputSize
+    this.#linears = LINEAR_GROUPS[group].map((name) => ({ name, outputSize: sizes[name][1] }))
     this.#layers = Array.from({ length: config.layerCount }, () => this.#createLayer(MIN_TILES))
   }
 
@@ -131,9 +145,22 @@ class SlotGroup {
     this.#slots = this.#slots.filter((slot) => slot.adapter !== adapter)
   }
 
+  productBytes(active: ReadonlyMap<string, ActiveAdapter>): number {
+    const adapters = [...active.values()].filter((adapter) => this.#countTiles(adapter) > 0)
+    const tileCount = adapters.reduce((sum, adapter) => sum + this.#countTiles(adapter), 0)
+    const width = Math.max(0, ...adapters.map(({ tokens }) => tokens.length))
+    const outputs = this.#linears.reduce((sum, { outputSize }) => sum + outputSize, 0)
+    return tileCount * width * outputs * Float32Array.BYTES_PER_ELEMENT
+  }
+
   feed(active: ReadonlyMap<string, ActiveAdapter>, tokenCount: number): Record<string, Tensor> {
-    const slots = this.#place(active)
-    const tileCount = Math.max(MIN_TILES, endOf(slots))
+    const slots = this.#slots.flatMap((slot): ActiveSlot[] => {
+      const adapter = active.get(slot.adapter)
+      return adapter ? [{ ...slot, tokens: adapter.tokens }] : []
+    })
+    const end = Math.max(MIN_TILES, endOf(slots))
+    const first = Math.min(end - MIN_TILES, ...slots.map((slot) => slot.start))
+    const tileCount = end - first
     const width = Math.max(1, ...slots.map((slot) => slot.tokens.length)) // M
     const depth = Math.max(1, ...slots.map((slot) => slot.size)) // W
     const tokens = new Array<number>(tileCount * width).fill(0)
@@ -142,7 +169,7 @@ class SlotGroup {
     for (const slot of slots) {
       for (let w = 0; w < slot.size; w++) {
         slot.tokens.forEach((token, m) => {
-          const result = (slot.start + w) * width + m
+          const result = (slot.start - first + w) * width + m
           tokens[result] = token
           results[w * tokenCount + token] = result
           isResult[w * tokenCount + token] = 1
@@ -155,60 +182,57 @@ class SlotGroup {
       [inputs.tokens]: int64s(tokens, [tileCount, width, 1]),
       [inputs.results]: int64s(results, [depth, tokenCount]),
       [inputs.isResult]: { data: isResult, dims: [depth, tokenCount, 1] },
-      ...this.#feedLayers(tileCount),
+      ...this.#feedLayers(first, tileCount),
     }
   }
 
-  /** Finds or makes a slot for each active adapter that changes a layer of the group. */
-  #place(active: ReadonlyMap<string, ActiveAdapter>): ActiveSlot[] {
+  /** Makes a slot for each active adapter that changes a layer of the group and has none. */
+  place(active: ReadonlyMap<string, LoadedAdapter>): void {
     const wanted = [...active.values()].flatMap((adapter) => {
-      const size = Math.ceil(this.#rankCount(adapter) / RANK_TILE)
+      const size = this.#countTiles(adapter)
       return size > 0 ? [{ adapter, size }] : []
     })
     const neededTiles = wanted.reduce((sum, { size }) => sum + size, 0)
     const isActive = (slot: Slot) => active.has(slot.adapter)
     const end = endOf(this.#slots.filter(isActive))
     if (end > 2 * Math.max(neededTiles, MIN_TILES)) this.#slots = []
-    return wanted
-      .toSorted((a, b) => b.size - a.size)
-      .map(({ adapter, size }) => {
-        const { tokens, weights } = adapter
-        const found = this.#slots.find((slot) => slot.adapter === weights.digest)
-        if (found) return { ...found, tokens }
-        const start = findStart(size, this.#slots.filter(isActive))
-        const slot = { adapter: weights.digest, start, size }
-        this.#slots = [...this.#slots.filter((other) => !overlap(slot, other)), slot]
-        this.#write(slot, adapter)
-        return { ...slot, tokens }
-      })
+    for (const { adapter, size } of wanted.toSorted((a, b) => b.size - a.size)) {
+      const { digest } = adapter.weights
+      if (this.#slots.some((slot) => slot.adapter === digest)) continue
+      const start = findStart(size, this.#slots.filter(isActive))
+      const slot = { adapter: digest, start, size }
+      this.#slots = [...this.#slots.filter((other) => !overlap(slot, other)), slot]
+      this.#write(slot, adapter)
+    }
   }
 
-  #rankCount({ ranks }: LoadedAdapter): number {
-    return LINEAR_GROUPS[this.#group].reduce((sum, linear) => sum + (ranks.get(linear) ?? 0), 0)
+  /** Tiles that the linear layer with the highest rank needs. */
+  #countTiles({ ranks }: LoadedAdapter): number {
+    const rank = Math.max(...this.#linears.map(({ name }) => ranks.get(name) ?? 0))
+    return Math.ceil(rank / RANK_TILE)
   }
 
-  /** The ranks of its linear layers follow each other; the rest of the last tile is zeros. */
-  #write({ start, size }: Slot, { weights, ranks }: LoadedAdapter): void {
+  /** What an adapter does not fill of its tiles is zeros. */
+  #write({ start, size }: Slot, { weights }: LoadedAdapter): void {
     this.#grow(start + size)
-    const [inputs, outputs] = [this.#inputSize, this.#outputSize]
-    const [first, end] = [start * RANK_TILE, (start + size) * RANK_TILE]
+    const inputs = this.#inputSize
+    const tileRanks = this.#linears.length * RANK_TILE
     this.#layers.forEach(({ a, b }, layer) => {
-      a.fill(0, first * inputs, end * inputs)
-      b.fill(0, first * outputs, end * outputs)
-      let row = first
-      for (const [linear, column] of this.#columns) {
-        const module = weights.modules.get(`${layer}.${linear}`)
-        if (module) {
-          a.set(module.a, row * inputs)
-          const width = module.b.length / module.rank
-          for (let r = 0; r < module.rank; r++) {
-            const to = (row + r) * outputs + column
-            for (let i = 0; i < width; i++)
-              b[to + i] = (module.b[r * width + i] ?? 0) * module.scale
-          }
+      a.fill(0, start * tileRanks * inputs, (start + size) * tileRanks * inputs)
+      this.#linears.forEach(({ name, outputSize }, l) => {
+        const up = b[l]
+        assert(up, 'A layer has tiles of each linear layer of the group.')
+        const [first, end] = [start * RANK_TILE, (start + size) * RANK_TILE]
+        up.fill(0, first * outputSize, end * outputSize)
+        const module = weights.modules.get(`${layer}.${name}`)
+        if (!module) return
+        for (let w = 0; w * RANK_TILE < module.rank; w++) {
+          const ranks = module.a.subarray(w * RANK_TILE * inputs, (w + 1) * RANK_TILE * inputs)
+          a.set(ranks, ((start + w) * tileRanks + l * RANK_TILE) * inputs)
         }
-        row += ranks.get(linear) ?? 0
-      }
+        const to = first * outputSize
+        for (let i = 0; i < module.b.length; i++) up[to + i] = (module.b[i] ?? 0) * module.scale
+      })
     })
   }
 
@@ -218,32 +242,42 @@ class SlotGroup {
     this.#layers = this.#layers.map(({ a, b }) => {
       const grown = this.#createLayer(this.#capacity)
       grown.a.set(a)
-      grown.b.set(b)
+      grown.b.forEach((up, l) => {
+        up.set(b[l] ?? [])
+      })
       return grown
     })
-    this.#fedTiles = 0
+    this.#fedRange = ''
   }
 
-  #createLayer(tiles: number) {
+  #createLayer(tiles: number): LayerTiles {
+    const ranks = tiles * RANK_TILE
     return {
-      a: new Float32Array(tiles * RANK_TILE * this.#inputSize),
-      b: new Float32Array(tiles * RANK_TILE * this.#outputSize),
+      a: new Float32Array(this.#linears.length * ranks * this.#inputSize),
+      b: this.#linears.map(({ outputSize }) => new Float32Array(ranks * outputSize)),
     }
   }
 
-  #feedLayers(tileCount: number): Record<string, Tensor> {
-    if (this.#fedTiles === tileCount) return this.#fedLayers
-    const view = (array: Float32Array, size: number): Tensor => ({
-      data: array.subarray(0, tileCount * RANK_TILE * size),
-      dims: [tileCount, 1, RANK_TILE, size],
+  #feedLayers(first: number, tileCount: number): Record<string, Tensor> {
+    const range = `${first}+${tileCount}`
+    if (this.#fedRange === range) return this.#fedLayers
+    const view = (array: Float32Array, rankCount: number, size: number): Tensor => ({
+      data: array.subarray(first * rankCount * size, (first + tileCount) * rankCount * size),
+      dims: [tileCount, 1, rankCount, size],
     })
-    this.#fedLayers = {}
+    const feeds: Record<string, Tensor> = {}
     this.#layers.forEach(({ a, b }, layer) => {
-      this.#fedLayers[loraLayerInput(this.#group, 'a', layer)] = view(a, this.#inputSize)
-      this.#fedLayers[loraLayerInput(this.#group, 'b', layer)] = view(b, this.#outputSize)
+      const tileRanks = this.#linears.length * RANK_TILE
+      feeds[loraDownInput(this.#group, layer)] = view(a, tileRanks, this.#inputSize)
+      this.#linears.forEach(({ name, outputSize }, l) => {
+        const up = b[l]
+        assert(up, 'A layer has tiles of each linear layer of the group.')
+        feeds[loraUpInput(name, layer)] = view(up, RANK_TILE, outputSize)
+      })
     })
-    this.#fedTiles = tileCount
-    return this.#fedLayers
+    this.#fedLayers = feeds
+    this.#fedRange = range
+    return feeds
   }
 }
 
@@ -275,11 +309,4 @@ function overlap(
   b: { readonly start: number; readonly size: number },
 ): boolean {
   return a.start < b.start + b.size && b.start < a.start + a.size
-}
-
-function areFinite(values: Float32Array, scale: number): boolean {
-  // Infinity · 0 and NaN · 0 are NaN, which no sum loses.
-  let sum = 0
-  for (let i = 0; i < values.length; i++) sum += Math.fround((values[i] ?? 0) * scale) * 0
-  return sum === 0
 }

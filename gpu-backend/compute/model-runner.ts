@@ -5,11 +5,12 @@ import { EMBEDDINGS, LOGITS, PAGE_LENGTH, PRESENT, STATES } from '../model/graph
 import type { AccuracyLevel } from '../model/linear-graph.ts'
 import { buildLlamaGraph } from '../model/llama-graph.ts'
 import type { LinearWeights, ModelConfig, ModelSource } from '../model/model-source.ts'
+import { cutRows, isDecode } from './cut-rows.ts'
 import { lookUpEmbeddings } from './embedding-rows.ts'
 import { type PlacedRow, planFeeds } from './feeds.ts'
 import { KvPages, type PagedRow } from './kv-pages.ts'
 import { LoraSlots } from './lora-slots.ts'
-import { createSession, type Session, type SessionOptions } from './session.ts'
+import { createSession, type Session, type SessionOptions, type Tensor } from './session.ts'
 
 export interface ModelRunnerOptions extends SessionOptions {
   /** Tokens of KV cache, reserved at once; rounded down to pages of 64. */
@@ -20,7 +21,7 @@ export interface ModelRunnerOptions extends SessionOptions {
 
 export interface LoraModelRunner extends ModelRunner {
   readonly loadedAdapterCount: number
-  /** After this, rows may name the adapter. Throws a RangeError where a weight is not finite. */
+  /** After this, rows may name the adapter. Its weights are finite: who read them has looked. */
   readonly loadAdapter: (weights: LoraWeights) => void
   /** The caller makes sure that no row names it any more. */
   readonly unloadAdapter: (digest: string) => void
@@ -36,6 +37,12 @@ export async function createModelRunner(
   const session = await createSession(model, options)
   return new LlamaRunner(source, session, options.kvBudgetTokens)
 }
+
+/**
+ * What LoRA may keep of a group's tiles in one run (twice that while they are put side by side, and at most
+ * double where adapters that left are between those that stay). A step that needs more is run in parts.
+ */
+const MAX_LORA_PRODUCT_BYTES = 16 * 1024 * 1024
 
 class LlamaRunner implements LoraModelRunner {
   readonly #config: ModelConfig
@@ -103,10 +110,27 @@ class LlamaRunner implements LoraModelRunner {
 
   async run(rows: readonly StepRow[]): Promise<readonly (Float32Array | null)[]> {
     this.#check(rows)
-    const order = [...rows.filter(isDecode), ...rows.filter((row) => !isDecode(row))]
+    const runs = cutRows(
+      rows,
+      (run) => this.#lora.productBytes(listAdapters(run)) <= MAX_LORA_PRODUCT_BYTES,
+    )
+    const feeds = this.#lora.feed(runs.map(listAdapters))
+    const results = new Map<StepRow, Float32Array | null>()
+    for (const [i, run] of runs.entries()) {
+      const outputs = await this.#runTogether(run, feeds[i] ?? {})
+      run.forEach((row, r) => {
+        results.set(row, outputs[r] ?? null)
+      })
+    }
+    return rows.map((row) => results.get(row) ?? null)
+  }
+
+  async #runTogether(
+    order: readonly StepRow[],
+    loraFeeds: Readonly<Record<string, Tensor>>,
+  ): Promise<readonly (Float32Array | null)[]> {
     const placed = this.#place(order)
     const tokens = Int32Array.from(order.flatMap((row) => [...row.tokens]))
-    const adapters = order.flatMap((row) => Array.from(row.tokens, () => row.adapter))
     const results = await this.#session.run(
       {
         [EMBEDDINGS]: {
@@ -122,16 +146,16 @@ class LlamaRunner implements LoraModelRunner {
           }),
           queryHeads: this.#config.headCount / this.#config.kvHeadCount,
         }),
-        ...this.#lora.feed(adapters),
+        ...loraFeeds,
       },
-      rows.some(({ wantStates }) => wantStates) ? [LOGITS, PRESENT, STATES] : [LOGITS, PRESENT],
+      order.some(({ wantStates }) => wantStates) ? [LOGITS, PRESENT, STATES] : [LOGITS, PRESENT],
     )
     for (const { kv, firstToken, tokenCount } of placed) {
       this.#pages.append(kv, results[PRESENT], { first: firstToken, count: tokenCount })
     }
-    const logits = this.#pickLogits(rows, order, results[LOGITS])
+    const logits = this.#pickLogits(order, results[LOGITS])
     const sums = this.#sumStates(order, results[STATES])
-    return rows.map((row, i) => sums.get(row) ?? logits[i] ?? null)
+    return order.map((row, i) => sums.get(row) ?? logits[i] ?? null)
   }
 
   #place(order: readonly StepRow[]): PlacedRow[] {
@@ -150,21 +174,14 @@ class LlamaRunner implements LoraModelRunner {
     })
   }
 
-  #pickLogits(
-    rows: readonly StepRow[],
-    order: readonly StepRow[],
-    logits: Float32Array,
-  ): (Float32Array | null)[] {
-    const { vocabSize } = this.#config
-    const byRow = new Map<StepRow, Float32Array>()
+  #pickLogits(order: readonly StepRow[], logits: Float32Array): (Float32Array | null)[] {
     let start = 0
-    for (const row of order) {
-      if (!row.wantLogits || row.wantStates) continue
-      const end = start + vocabSize * (row.wantLogits === 'all' ? row.tokens.length : 1)
-      byRow.set(row, logits.subarray(start, end))
-      start = end
-    }
-    return rows.map((row) => byRow.get(row) ?? null)
+    return order.map(({ tokens, wantLogits, wantStates }) => {
+      if (!wantLogits || wantStates) return null
+      const first = start
+      start += this.#config.vocabSize * (wantLogits === 'all' ? tokens.length : 1)
+      return logits.subarray(first, start)
+    })
   }
 
   /** `states` [M, H] of the rows that want them, in their order. */
@@ -212,6 +229,6 @@ class LlamaRunner implements LoraModelRunner {
   }
 }
 
-function isDecode(row: StepRow): boolean {
-  return row.tokens.length === 1
+function listAdapters(rows: readonly StepRow[]): readonly (string | null)[] {
+  return rows.flatMap((row) => Array.from(row.tokens, () => row.adapter))
 }

@@ -42,9 +42,8 @@ export interface ModelRunner {
   /** The row is gone; what its pages hold stays until they are given out as empty. */
   readonly freeKvRow: (row: KvRow) => void
   /**
-   * Runs one step over the rows, in one session run, and appends their keys and values. Returns
-   * for each row its logits float32 (valid until the next run): [V] of the last token, [T, V] of
-   * all, or null where not wanted; for a row that wants states their sum [H] float32.
+   * Runs one step over the rows and appends their keys and values. Returns for each row its logits
+   * float32 (valid until the next run): [V] of the last token, [T, V] of all, or null where not wanted; for a row that wants states their sum [H] float32.
    * A row's result does not depend on the other rows.
    */
   readonly run: (rows: readonly StepRow[]) => Promise<readonly (Float32Array | null)[]>

@@ -36,7 +36,7 @@ export type RowGroup = 'decode' | 'chunk'
 /** Positions of one page of the KV cache. */
 export const PAGE_LENGTH = 64
 
-/** LoRA ranks are multiplied in tiles of this many. */
+/** LoRA ranks of a linear layer are multiplied in tiles of this many. */
 export const RANK_TILE = 16
 
 /** Stands for −∞ in additive masks, where −∞ − −∞ would make NaN. */
@@ -94,7 +94,7 @@ export function pagesInput(group: RowGroup, part: 'k' | 'v', layer: number): str
 /**
  * P tiles of the group (at least 2, or ONNX Runtime would take all products for one and sum in
  * another order), M tokens a tile at most, W tiles a token at most. An adapter's ranks fill tiles
- * of their own.
+ * of their own; a tile has 16 ranks of each of the group's linear layers.
  * - `on` [] bool: whether the step has an adapter for this group of layers.
  * - `tokens` [P, M, 1] int64: the tokens that a tile multiplies; padding repeats any token.
  * - `results` [W, T] int64: for each token, its results among the P · M, in the order of its tiles.
@@ -109,7 +109,12 @@ export function loraInputs(group: LinearGroup) {
   }
 }
 
-/** `a` [P, 1, 16, in] and `b` [P, 1, 16, out] (scale folded in), `out` being the group's layers side by side. */
-export function loraLayerInput(group: LinearGroup, part: 'a' | 'b', layer: number): string {
-  return `lora.${group}.${part}.${layer}`
+/** [P, 1, 16 · n, in]: the ranks of the group's n linear layers under each other. */
+export function loraDownInput(group: LinearGroup, layer: number): string {
+  return `lora.${group}.a.${layer}`
+}
+
+/** [P, 1, 16, out], scale folded in. */
+export function loraUpInput(linear: LinearName, layer: number): string {
+  return `lora.${linear}.b.${layer}`
 }

@@ -1,4 +1,11 @@
-import { type LinearGroup, loraInputs, loraLayerInput } from './graph-inputs.ts'
+import {
+  LINEAR_GROUPS,
+  type LinearGroup,
+  loraDownInput,
+  loraInputs,
+  loraUpInput,
+  RANK_TILE,
+} from './graph-inputs.ts'
 import type { LinearWeights } from './model-source.ts'
 import type { OnnxGraph } from './onnx-writer.ts'
 
@@ -32,7 +39,7 @@ export function addLinear(
 /**
  * `y + delta`, delta being each token's own adapter's `(x · Aᵀ) · B`, where an adapter is at work.
  *
- * Each tile of 16 ranks multiplies the tokens of its adapter, one row a product; then each token sums
+ * Each tile of 16 ranks a layer multiplies the tokens of its adapter, one row a product; then each token sums
  * the results of its tiles in their order. So the work follows the ranks that a token uses, no result
  * depends on the batch, to the last bit, and nothing of another adapter can leak, not even a NaN.
  */
@@ -43,13 +50,13 @@ export function addLora(
   { group, layer, outputSize }: { group: LinearGroup; layer: number; outputSize: number },
 ): string {
   const { on, tokens, results, isResult } = loraInputs(group)
-  const [a, b] = [loraLayerInput(group, 'a', layer), loraLayerInput(group, 'b', layer)]
   return graph.either(
     on,
     (branch) => {
       const rows = branch.node('Gather', [x, tokens], { axis: 0 }) // [P, M, 1, in]
-      const ranks = branch.microsoftNode('FusedMatMul', [rows, a], { transB: 1 }) // [P, M, 1, 16]
-      const products = branch.node('MatMul', [ranks, b]) // [P, M, 1, out]
+      const down = [rows, loraDownInput(group, layer)]
+      const ranks = branch.microsoftNode('FusedMatMul', down, { transB: 1 }) // [P, M, 1, 16 · n]
+      const products = addLoraUp(branch, ranks, { group, layer }) // [P, M, 1, out]
       const flat = branch.node('Reshape', [products, branch.ints([-1, outputSize])])
       const byToken = branch.node('Gather', [flat, results], { axis: 0 }) // [W, T, out]
       const own = branch.node('Where', [isResult, byToken, branch.float(0)])
@@ -58,6 +65,23 @@ export function addLora(
     },
     (branch) => branch.node('Identity', [y]),
   )
+}
+
+/** Each linear layer's ranks times its own B, side by side. */
+function addLoraUp(
+  graph: OnnxGraph,
+  ranks: string,
+  { group, layer }: { group: LinearGroup; layer: number },
+): string {
+  const linears = LINEAR_GROUPS[group]
+  const sizes = graph.ints(linears.map(() => RANK_TILE))
+  const parts =
+    linears.length > 1 ? graph.split(ranks, sizes, { axis: 3, count: linears.length }) : [ranks]
+  const outputs = linears.map((linear, i) =>
+    graph.node('MatMul', [parts[i] ?? '', loraUpInput(linear, layer)]),
+  )
+  const [only = ''] = outputs
+  return outputs.length > 1 ? graph.node('Concat', outputs, { axis: 3 }) : only
 }
 
 function addWeights(

@@ -7,8 +7,9 @@ import {
   LINEAR_GROUPS,
   type LinearGroup,
   LOGITS,
+  loraDownInput,
   loraInputs,
-  loraLayerInput,
+  loraUpInput,
   POSITIONS,
   PRESENT,
   RANK_TILE,
@@ -17,7 +18,7 @@ import {
   WANTED_TOKENS,
 } from './graph-inputs.ts'
 import { type AccuracyLevel, addLinear, addLora } from './linear-graph.ts'
-import { type ModelConfig, type ModelSource } from './model-source.ts'
+import { linearSizes, type ModelConfig, type ModelSource } from './model-source.ts'
 import { OnnxGraph, type OnnxModel } from './onnx-writer.ts'
 import { ropeFrequencies } from './rope.ts'
 
@@ -81,7 +82,8 @@ function addInputs(graph: OnnxGraph, config: ModelConfig): void {
   graph.input(ATTENTION_ROWS, 'int64', ['T'])
   addAttentionInputs(graph, config)
   for (const group of LINEAR_GROUP_NAMES) {
-    const { inputSize, outputSize } = groupSize(config, group)
+    const linears = LINEAR_GROUPS[group]
+    const { inputSize } = groupSize(config, group)
     const inputs = loraInputs(group)
     const [P, M, W] = [`P_${group}`, `M_${group}`, `W_${group}`]
     graph.input(inputs.on, 'bool', [])
@@ -89,8 +91,12 @@ function addInputs(graph: OnnxGraph, config: ModelConfig): void {
     graph.input(inputs.results, 'int64', [W, 'T'])
     graph.input(inputs.isResult, 'bool', [W, 'T', 1])
     for (let layer = 0; layer < config.layerCount; layer++) {
-      graph.input(loraLayerInput(group, 'a', layer), 'float32', [P, 1, RANK_TILE, inputSize])
-      graph.input(loraLayerInput(group, 'b', layer), 'float32', [P, 1, RANK_TILE, outputSize])
+      const rankCount = RANK_TILE * linears.length
+      graph.input(loraDownInput(group, layer), 'float32', [P, 1, rankCount, inputSize])
+      for (const linear of linears) {
+        const dims = [P, 1, RANK_TILE, linearSizes(config)[linear][1]]
+        graph.input(loraUpInput(linear, layer), 'float32', dims)
+      }
     }
   }
 }

@@ -135,6 +135,7 @@ export class OnnxGraph {
   /** Parts of `value` along `axis`; `sizes` names an int64 initializer with a size for each. */
   split(value: string, sizes: string, options: { axis: number; count: 2 }): [string, string]
   split(value: string, sizes: string, options: { axis: number; count: 3 }): [string, string, string]
+  split(value: string, sizes: string, options: { axis: number; count: number }): string[]
   split(value: string, sizes: string, { axis, count }: { axis: number; count: number }): string[] {
     const outputs = Array.from({ length: count }, () => this.#nextName('Split'))
     this.#add('Split', '', { inputs: [value, sizes], outputs, attributes: { axis } })

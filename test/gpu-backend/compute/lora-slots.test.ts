@@ -16,6 +16,10 @@ function createSlots(): LoraSlots {
   return slots
 }
 
+function feedOne(slots: LoraSlots, digests: readonly (string | null)[]): Record<string, Tensor> {
+  return slots.feed([digests])[0]!
+}
+
 /** The tiles of each token in group `o`, in order. */
 function tilesOf(feeds: Record<string, Tensor>): number[][] {
   const tokens = feeds['lora.o.tokens']!
@@ -45,7 +49,7 @@ test('in any order of batches an adapter has tiles of its own that hold its weig
         // The first adapter of a batch has two tokens.
         const used = batch.map((i) => adapters[i]!)
         const digests = [null, ...used, ...used.slice(0, 1)].map((own) => own?.digest ?? null)
-        const feeds = slots.feed(digests)
+        const feeds = feedOne(slots, digests)
         const [base, ...tiles] = tilesOf(feeds)
         expect(base).toEqual([])
         expect(feeds['lora.o.on']!.data[0]).toBe(batch.length > 0 ? 1 : 0)
@@ -73,22 +77,25 @@ test('in any order of batches an adapter has tiles of its own that hold its weig
 test('an adapter stays where it is while others come and go', () => {
   const slots = createSlots()
   const [small, large] = [adapters[2]!.digest, adapters[5]!.digest]
-  const before = tilesOf(slots.feed([small, large]))
-  expect(tilesOf(slots.feed([large]))).toEqual([before[1]])
-  expect(tilesOf(slots.feed([large, small]))).toEqual([before[1], before[0]])
+  const before = tilesOf(feedOne(slots, [small, large]))
+  expect(tilesOf(feedOne(slots, [large]))).toEqual([before[1]])
+  expect(tilesOf(feedOne(slots, [large, small]))).toEqual([before[1], before[0]])
 })
 
 test('what is fed shrinks again when the large adapters left', () => {
   const slots = createSlots()
-  slots.feed(adapters.map(({ digest }) => digest))
-  expect(slots.feed([adapters[0]!.digest])['lora.o.tokens']!.dims).toEqual([2, 1, 1])
+  feedOne(
+    slots,
+    adapters.map(({ digest }) => digest),
+  )
+  expect(feedOne(slots, [adapters[0]!.digest])['lora.o.tokens']!.dims).toEqual([2, 1, 1])
 })
 
 test('an unloaded adapter is gone, and an unknown one is an assertion failure', () => {
   const slots = createSlots()
   const { digest } = adapters[0]!
-  slots.feed([digest])
+  feedOne(slots, [digest])
   slots.unload(digest)
   expect(slots.has(digest)).toBe(false)
-  expect(() => slots.feed([digest])).toThrow('is loaded')
+  expect(() => feedOne(slots, [digest])).toThrow('is loaded')
 })
