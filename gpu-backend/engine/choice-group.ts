@@ -1,21 +1,7 @@
-import { countFindablePages, type Sequence } from './sequence.ts'
-
-/** The sequences of one caller's request: accepted and refused together. */
-export interface ChoiceGroup {
-  /** One of them was admitted. From then on none is refused: the caller may have had part of the answer. */
-  hasBegun: boolean
-  /** Who has no place yet, and gets that of another when it ends. */
-  readonly placeless: Set<Sequence>
-}
+import { type ChoiceGroup, countFindablePages, type Sequence } from './sequence.ts'
 
 export function createChoiceGroup(): ChoiceGroup {
   return { hasBegun: false, placeless: new Set() }
-}
-
-/** What a sequence finds computed if it waits for another. */
-export interface SharedBeginning {
-  readonly leader: Sequence
-  readonly tokenCount: number
 }
 
 /** Lets those of a group, given in their order, that begin alike wait for the first of them. */

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { createSampler, type Sampler } from '../decode/sampler.ts'
 import { Accounting } from './accounting.ts'
-import { type ChoiceGroup, createChoiceGroup, shareBeginnings } from './choice-group.ts'
+import { createChoiceGroup, shareBeginnings } from './choice-group.ts'
 import type { EngineParts } from './engine-parts.ts'
 import type { EngineErrorCode, EngineEvent, EngineRequest, EngineStats } from './engine-port.ts'
 import { takeTurns } from './prompt-turns.ts'
@@ -11,6 +11,7 @@ import { RunningSet } from './running-set.ts'
 import { assertLimits, type PlannedRow, planStep } from './scheduler.ts'
 import {
   buildStepRow,
+  type ChoiceGroup,
   countUsage,
   createSequence,
   NO_USAGE,

@@ -5,12 +5,25 @@ import { measureLogprob } from '../decode/logprob.ts'
 import { createSampleHistory, type SampleHistory } from '../decode/sampler.ts'
 import { createStopRule, type StopRule } from '../decode/stop-rule.ts'
 import type { AnswerMatcher, OpenGrammar } from './answer-grammar.ts'
-import type { ChoiceGroup, SharedBeginning } from './choice-group.ts'
 import type { EngineRequest, EngineUsage, FinishReason, TokenLogprob } from './engine-port.ts'
 import type { HeldKv } from './kv-memory.ts'
 import type { StepRow } from './model-runner.ts'
 import { createPageKeys, type PageKeyScope } from './page-keys.ts'
 import type { PlannedRow } from './scheduler.ts'
+
+/** The sequences of one caller's request: accepted and refused together. */
+export interface ChoiceGroup {
+  /** One of them was admitted. From then on none is refused: the caller may have had part of the answer. */
+  hasBegun: boolean
+  /** Who has no place yet, and gets that of another when it ends. */
+  readonly placeless: Set<Sequence>
+}
+
+/** What a sequence finds computed if it waits for another. */
+export interface SharedBeginning {
+  readonly leader: Sequence
+  readonly tokenCount: number
+}
 
 /** An accepted request: it waits, or holds KV memory and gets rows of steps. */
 export interface Sequence {
