@@ -33,7 +33,7 @@ export const backendConfigSchema = z.object({
   MAX_QUEUE: count(1, 1_000_000)
     .default(256)
     .describe(
-      'Requests that may wait besides; one more is answered 429, of the caller that has most waiting. Default 256.',
+      'Requests that may wait besides; one more is answered 429, of the caller that has most waiting. One request has at most so many choices. Default 256.',
     ),
   MAX_WAIT_MS: count(1, 86_400_000)
     .default(120_000)

@@ -54,6 +54,7 @@ export function createServices(
     reports: createReportStore({ now, maxEndedCount: MAX_REPORT_COUNT }),
     counters: { ends: createCounter(), errors: createCounter() },
     log,
+    maxChoiceCount: config.MAX_QUEUE,
     maxBodyBytes: config.MAX_BODY_BYTES,
     bearerToken: config.BACKEND_TOKEN ?? null,
     shutdownSignal,

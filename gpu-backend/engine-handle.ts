@@ -5,6 +5,11 @@ import type { EngineEvent, EngineRequest, EngineStats } from './engine/engine-po
 export interface EngineHandle {
   /** Events of one request until `finish`, `cancelled` or `error`; always ends with exactly one of them. Returning early cancels. */
   readonly generate: (request: EngineRequest, signal: AbortSignal) => AsyncIterable<EngineEvent>
+  /** The same of several requests in their order, which are accepted or refused as `overloaded` together. */
+  readonly generateTogether: (
+    requests: readonly EngineRequest[],
+    signal: AbortSignal,
+  ) => readonly AsyncIterable<EngineEvent>[]
   /** Resolves when the adapter can be named in requests; its buffers are moved, not copied. */
   readonly loadAdapter: (weights: LoraWeights) => Promise<void>
   /** The caller makes sure that no request names it any more. */

@@ -8,7 +8,8 @@ import type { ModelConfig, Precision, TokenizerSource } from './model/model-sour
 
 /** What the HTTP thread says to the engine thread. A `callId` is answered once, by `done` or `refused`. */
 export type EngineCommand =
-  | { readonly kind: 'submit'; readonly request: EngineRequest }
+  /** Accepted or refused together. */
+  | { readonly kind: 'submit'; readonly requests: readonly EngineRequest[] }
   | { readonly kind: 'cancel'; readonly id: string }
   | { readonly kind: 'stats'; readonly callId: number }
   | { readonly kind: 'load_adapter'; readonly callId: number; readonly weights: LoraWeights }

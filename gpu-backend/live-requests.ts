@@ -8,6 +8,11 @@ import { createEventStream, type EventStream } from './event-stream.ts'
 export interface LiveRequests {
   /** Submits at once, not at the first read. Throws when the id is live. */
   readonly open: (request: EngineRequest, signal: AbortSignal) => AsyncIterable<EngineEvent>
+  /** The same of several, which the engine accepts or refuses together. */
+  readonly openTogether: (
+    requests: readonly EngineRequest[],
+    signal: AbortSignal,
+  ) => readonly AsyncIterable<EngineEvent>[]
   readonly deliver: (event: EngineEvent) => void
   readonly cancelAll: () => void
   /** Ends every request, and each later one, with `internal_error`. */
@@ -26,9 +31,18 @@ export function createLiveRequests(post: (command: EngineCommand) => void): Live
   const live = new Map<string, LiveRequest>()
   let isFailed = false
 
-  function open(request: EngineRequest, signal: AbortSignal): AsyncIterable<EngineEvent> {
+  function openTogether(
+    requests: readonly EngineRequest[],
+    signal: AbortSignal,
+  ): readonly AsyncIterable<EngineEvent>[] {
+    for (const { id } of requests) assert(!live.has(id), `request ${id} is live already`)
+    const streams = requests.map((request) => openStream(request, signal))
+    if (!isFailed && !signal.aborted) post({ kind: 'submit', requests })
+    return streams
+  }
+
+  function openStream(request: EngineRequest, signal: AbortSignal): EventStream {
     const { id } = request
-    assert(!live.has(id), `request ${id} is live already`)
     const cancel = () => post({ kind: 'cancel', id })
     const stream = createEventStream(cancel)
     if (isFailed || signal.aborted) {
@@ -38,7 +52,12 @@ export function createLiveRequests(post: (command: EngineCommand) => void): Live
     signal.addEventListener('abort', cancel, { once: true })
     const stopListening = () => signal.removeEventListener('abort', cancel)
     live.set(id, { request, stream, stopListening, tokenCount: 0 })
-    post({ kind: 'submit', request })
+    return stream
+  }
+
+  function open(request: EngineRequest, signal: AbortSignal): AsyncIterable<EngineEvent> {
+    const [stream] = openTogether([request], signal)
+    assert(stream, 'a request has a stream')
     return stream
   }
 
@@ -56,6 +75,7 @@ export function createLiveRequests(post: (command: EngineCommand) => void): Live
 
   return {
     open,
+    openTogether,
     deliver,
     cancelAll: () => {
       for (const id of live.keys()) post({ kind: 'cancel', id })

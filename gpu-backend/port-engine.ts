@@ -61,6 +61,7 @@ export function createPortEngine(
 
   return {
     generate: live.open,
+    generateTogether: live.openTogether,
     async loadAdapter(weights) {
       await call((callId) => ({ kind: 'load_adapter', callId, weights }), listBuffers(weights))
     },

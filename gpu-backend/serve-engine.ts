@@ -47,7 +47,7 @@ export async function serveEngine(channel: EngineChannel, served: ServedEngine):
   channel.on('message', (command) => {
     switch (command.kind) {
       case 'submit':
-        engine.submit(command.request)
+        engine.submit(...command.requests)
         break
       case 'cancel':
         engine.cancel(command.id)

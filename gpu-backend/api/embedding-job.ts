@@ -1,7 +1,7 @@
 import { setMaxListeners } from 'node:events'
 import type { MergePlan } from '../../protocol/adapter-merge.ts'
 import type { Provenance, Tier, Usage } from '../../protocol/backend.ts'
-import type { EngineRequest } from '../engine/engine-port.ts'
+import type { EngineEvent, EngineRequest } from '../engine/engine-port.ts'
 import { BackendError } from '../errors.ts'
 import type { ChatPrompt } from '../text/chat-template.ts'
 import { toBackendError } from './error-response.ts'
@@ -71,7 +71,7 @@ interface RunningJob {
   readonly callerSignal: AbortSignal
 }
 
-/** Keeps as many inputs with the engine as fit into a step, until all are done or one has failed. */
+/** Runs all inputs, which the engine accepts or refuses together, until all are done or one has failed. */
 async function runInputs(services: Services, { job, target, callerSignal }: RunningJob) {
   const failed = new AbortController()
   const signal = AbortSignal.any([callerSignal, services.shutdownSignal, failed.signal])
@@ -80,10 +80,10 @@ async function runInputs(services: Services, { job, target, callerSignal }: Runn
   let promptTokens = 0
   let error: BackendError | null = null
   let isCut = false
-  let next = 0
-  const runOne = async (index: number) => {
-    const request = planRequest(job, target, index)
-    for await (const event of services.engine.generate(request, signal)) {
+  const requests = job.inputs.map((input, index) => planRequest(job, target, input, index))
+  const streams = services.engine.generateTogether(requests, signal)
+  const runInput = async (stream: AsyncIterable<EngineEvent>, index: number) => {
+    for await (const event of stream) {
       if (event.kind === 'token') throw new Error('an embedding sampled a token')
       promptTokens += event.usage.promptTokens
       if (event.kind === 'error') throw toEngineError(event)
@@ -92,14 +92,9 @@ async function runInputs(services: Services, { job, target, callerSignal }: Runn
       else throw new Error('the engine gave no embedding')
     }
   }
-  const runMany = async () => {
-    while (next < job.inputs.length && !signal.aborted) await runOne(next++)
-    isCut ||= signal.aborted
-  }
-  const width = Math.min(services.model.maxBatchSize, job.inputs.length)
   await Promise.all(
-    Array.from({ length: width }, () =>
-      runMany().catch((thrown: unknown) => {
+    streams.map((stream, index) =>
+      runInput(stream, index).catch((thrown: unknown) => {
         error ??= toBackendError(thrown)
         failed.abort()
       }),
@@ -108,12 +103,17 @@ async function runInputs(services: Services, { job, target, callerSignal }: Runn
   return { vectors, promptTokens, error: error as BackendError | null, isCut } // set in a callback
 }
 
-function planRequest(job: EmbeddingJob, target: ModelTarget, index: number): EngineRequest {
+function planRequest(
+  job: EmbeddingJob,
+  target: ModelTarget,
+  input: ChatPrompt,
+  index: number,
+): EngineRequest {
   return {
     id: job.inputs.length === 1 ? job.requestId : `${job.requestId}#${index}`,
     tenant: job.tenant,
     tier: job.tier,
-    promptTokens: job.inputs[index]?.tokens ?? [],
+    promptTokens: input.tokens,
     adapter: target.adapter?.digest ?? null,
     maxTokens: 0,
     sampling: NOTHING_SAMPLED,

@@ -86,8 +86,9 @@ interface RunningJob extends GenerationWatch {
 }
 
 /**
- * Runs a job to its end, files its report, counts and logs it. When one choice fails, or the signal
- * is aborted, the engine drops the others. Throws only when the job could not begin.
+ * Runs a job to its end, files its report, counts and logs it. Its choices are accepted or refused
+ * together; when one fails, or the signal is aborted, the engine drops the others. Throws only when
+ * the job could not begin.
  */
 export async function runGeneration(
   services: Services,
@@ -95,6 +96,7 @@ export async function runGeneration(
   watch: GenerationWatch,
 ): Promise<GenerationOutcome> {
   const startedAtMs = services.now()
+  refuseTooMany(job, services.maxChoiceCount)
   const target = await leaseModel(
     job,
     services,
@@ -104,7 +106,7 @@ export async function runGeneration(
     const promptTokenCount = job.prompts.reduce((sum, { tokens }) => sum + tokens.length, 0)
     const report = openReport(services, job.requestId, promptTokenCount)
     const running = { ...watch, job, target, report, choices: createChoices(job) }
-    const error = await runChoices(services, running)
+    const error = await runChoices(services, running).catch(toBackendError)
     const outcome = conclude(services, running, error)
     const { state, usage } = outcome
     const cause = outcome.state === 'failed' ? outcome.error : null
@@ -113,6 +115,19 @@ export async function runGeneration(
   } finally {
     target.release()
   }
+}
+
+/** More than wait together could never be accepted. */
+function refuseTooMany({ prompts, choiceCount }: GenerationJob, maxChoiceCount: number): void {
+  const count = prompts.length * choiceCount
+  if (count <= maxChoiceCount) return
+  const param = choiceCount > 1 ? 'n' : 'prompt'
+  const of = `${prompts.length} ${prompts.length > 1 ? 'prompts' : 'prompt'} × ${choiceCount}`
+  throw new BackendError(
+    'invalid_request',
+    `'${param}': asks for ${count} answers (${of}); this server takes at most ${maxChoiceCount} in one request`,
+    { param },
+  )
 }
 
 function createChoices(job: GenerationJob): readonly Choice[] {
@@ -133,9 +148,12 @@ async function runChoices(services: Services, running: RunningJob): Promise<Back
   const failed = new AbortController()
   const signal = AbortSignal.any([running.signal, services.shutdownSignal, failed.signal])
   setMaxListeners(0, signal)
+  const requests = running.choices.map((choice, index) =>
+    planRequest(services, running, choice, index),
+  )
+  const streams = services.engine.generateTogether(requests, signal)
   const runChoice = async (choice: Choice, index: number) => {
-    const request = planRequest(services, running, index)
-    for await (const event of services.engine.generate(request, signal)) {
+    for await (const event of streams[index] ?? []) {
       recordEvent(choice, event)
       if (event.kind === 'error') throw toEngineError(event)
       if (event.kind === 'token') {
@@ -164,9 +182,12 @@ async function runChoices(services: Services, running: RunningJob): Promise<Back
 /** The odd constant of splitmix64: seeds that lie far apart, the first of them the job's own. */
 const SEED_STEP = 0x9e3779b97f4a7c15n
 
-function planRequest(services: Services, { job, target, choices }: RunningJob, index: number) {
-  const prompt = choices[index]?.prompt
-  if (!prompt) throw new Error('a choice without a prompt')
+function planRequest(
+  services: Services,
+  { job, target, choices }: RunningJob,
+  { prompt }: Choice,
+  index: number,
+): EngineRequest {
   const seed = job.seed + BigInt(index) * SEED_STEP
   const seedWords = [
     Number(BigInt.asUintN(32, seed)),

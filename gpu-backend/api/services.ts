@@ -23,6 +23,8 @@ export interface Services {
     readonly errors: Counter
   }
   readonly log: Log
+  /** Answers that one request may ask for: they wait together. */
+  readonly maxChoiceCount: number
   /** Bytes of a request body that are read before it is refused. */
   readonly maxBodyBytes: number
   /** What callers send as `authorization: Bearer …`; null: everyone may call. */

@@ -10,10 +10,10 @@ export interface DrainRate {
   /** An accepted request ended and so made place for another. */
   readonly noteEnd: (nowMs: number) => void
   /**
-   * Whole milliseconds until a place is free. Callers turned away one after another are each given
-   * the next place instead of all the same one, at most the time in which all places change hands.
+   * Whole milliseconds until `count` places are free. Callers turned away one after another are each
+   * given the next places instead of all the same ones, at most the time in which all change hands.
    */
-  readonly promisePlaceMs: (nowMs: number) => number
+  readonly promisePlacesMs: (nowMs: number, count: number) => number
 }
 
 /** `capacity`: places of waiting and running requests together. `initialIntervalMs`: the time between two ends that is assumed before any was seen. */
@@ -43,11 +43,11 @@ export function createDrainRate(capacity: number, initialIntervalMs: number): Dr
       countBusyTime(nowMs)
       endCount = endCount * KEPT_SHARE + 1
     },
-    promisePlaceMs(nowMs) {
+    promisePlacesMs(nowMs, count) {
       countBusyTime(nowMs)
       const intervalMs = busyMs / endCount
       const latestMs = nowMs + capacity * intervalMs
-      promisedAtMs = Math.min(Math.max(promisedAtMs, nowMs) + intervalMs, latestMs)
+      promisedAtMs = Math.min(Math.max(promisedAtMs, nowMs) + count * intervalMs, latestMs)
       return Math.max(1, Math.ceil(promisedAtMs - nowMs))
     },
   }

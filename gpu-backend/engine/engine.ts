@@ -1,15 +1,17 @@
 import assert from 'node:assert/strict'
 import { createSampler, type Sampler } from '../decode/sampler.ts'
 import { Accounting } from './accounting.ts'
+import { createChoiceGroup, shareBeginnings } from './choice-group.ts'
 import type { EngineParts } from './engine-parts.ts'
 import type { EngineErrorCode, EngineEvent, EngineRequest, EngineStats } from './engine-port.ts'
 import { takeTurns } from './prompt-turns.ts'
-import { findMaxSequenceTokens, findRefusal } from './refusal.ts'
+import { findMaxSequenceTokens, findRefusal, type Refusal } from './refusal.ts'
 import { type RowEvent, takeRow } from './row-events.ts'
 import { RunningSet } from './running-set.ts'
 import { assertLimits, type PlannedRow, planStep } from './scheduler.ts'
 import {
   buildStepRow,
+  type ChoiceGroup,
   countUsage,
   createSequence,
   NO_USAGE,
@@ -96,31 +98,34 @@ export class Engine {
     }
   }
 
-  /** Queues the request, or refuses it with an `error` event at once. Its id must not be live. */
-  submit(request: EngineRequest): void {
-    const { id } = request
-    assert(!this.#live.has(id), `request ${id} is live already`)
-    const { runner, adapters, emit } = this.#parts
-    const refusal = findRefusal(request, {
-      vocabSize: runner.vocabSize,
-      maxSequenceTokens: this.#maxSequenceTokens,
-      adapters,
-    })
+  /**
+   * Queues the requests of one caller, all or none: refused ones get an `error` event each at once.
+   * None of their ids may be live. They have a place each; embeddings, of which nothing is told before
+   * all are done, have as many as can run at once and take them in turns.
+   */
+  submit(...requests: readonly EngineRequest[]): void {
+    for (const { id } of requests) assert(!this.#live.has(id), `request ${id} is live already`)
+    const refusal = this.#findRefusal(requests)
     if (refusal !== null) {
-      emit({ kind: 'error', id, ...refusal, retryAfterMs: null, usage: NO_USAGE })
+      this.#refuse(requests, { ...refusal, retryAfterMs: null })
       return
     }
-    const sequence = this.#createSequence(request)
-    if (this.#live.size >= this.#maxLiveCount) {
-      const displaced = this.#waiting.findDisplaced(sequence)
-      if (displaced === null) {
-        emit({ kind: 'error', id, ...this.#overload(), usage: NO_USAGE })
-        return
-      }
-      this.#refuseWaiting(displaced)
+    const sequences = this.#createSequences(requests)
+    const placed = sequences.slice(0, this.#countPlaces(requests))
+    const lackCount =
+      this.#running.count + this.#waiting.size() + placed.length - this.#maxLiveCount
+    const [first] = placed
+    if (first === undefined) return
+    const displaced = this.#waiting.findDisplaced({ first, count: placed.length, lackCount })
+    if (displaced === null) {
+      this.#refuse(requests, this.#overload(lackCount))
+      return
     }
-    this.#live.set(id, sequence)
-    this.#waiting.enter(sequence)
+    for (const { group } of displaced) this.#refuseWaiting(group)
+    shareBeginnings(sequences, this.#parts.runner.kvPageTokens)
+    for (const sequence of sequences) this.#live.set(sequence.request.id, sequence)
+    for (const sequence of sequences.slice(placed.length)) first.group.placeless.add(sequence)
+    for (const sequence of placed) this.#waiting.enter(sequence)
   }
 
   /** Drops the request before the next step begins; ids that are not live are ignored. */
@@ -141,21 +146,50 @@ export class Engine {
     }
   }
 
-  #createSequence(request: EngineRequest): Sequence {
+  /** Why none of the requests can ever run; null when all can. */
+  #findRefusal(requests: readonly EngineRequest[]): Refusal | null {
+    const { runner, adapters, limits } = this.#parts
+    const model = {
+      vocabSize: runner.vocabSize,
+      maxSequenceTokens: this.#maxSequenceTokens,
+      adapters,
+    }
+    if (this.#countPlaces(requests) > limits.maxWaitingCount) {
+      const message = `${requests.length} requests together, and the queue holds ${limits.maxWaitingCount}`
+      return { code: 'internal_error', message }
+    }
+    for (const request of requests) {
+      const refusal = findRefusal(request, model)
+      if (refusal !== null) return refusal
+    }
+    return null
+  }
+
+  #countPlaces(requests: readonly EngineRequest[]): number {
+    const { maxRunningCount, maxWaitingCount } = this.#parts.limits
+    const isTold = requests.some(({ embed }) => embed !== true)
+    return isTold ? requests.length : Math.min(requests.length, maxRunningCount, maxWaitingCount)
+  }
+
+  #createSequences(requests: readonly EngineRequest[]): readonly Sequence[] {
     const { runner, tokenBytes, nowMs, modelDigest, prefixSharing } = this.#parts
-    const serial = this.#arrivedCount++
-    const { tenant, adapter } = request
-    const sharedBy = {
-      tenant: `tenant ${tenant}`,
-      everyone: 'everyone',
-      nobody: `request ${serial}`,
-    }[prefixSharing]
-    return createSequence(request, {
-      serial,
-      atMs: nowMs(),
-      tokenBytes,
-      pageTokens: runner.kvPageTokens,
-      scope: { sharedBy, model: modelDigest, adapter },
+    const group = createChoiceGroup()
+    const firstSerial = this.#arrivedCount
+    return requests.map((request) => {
+      const { tenant, adapter } = request
+      const sharedBy = {
+        tenant: `tenant ${tenant}`,
+        everyone: 'everyone',
+        nobody: `request ${firstSerial}`,
+      }[prefixSharing]
+      return createSequence(request, {
+        serial: this.#arrivedCount++,
+        group,
+        atMs: nowMs(),
+        tokenBytes,
+        pageTokens: runner.kvPageTokens,
+        scope: { sharedBy, model: modelDigest, adapter },
+      })
     })
   }
 
@@ -183,7 +217,8 @@ export class Engine {
   #dropExpired(): void {
     const { nowMs, limits } = this.#parts
     const expired = this.#waiting.listOlderThan(nowMs() - limits.maxWaitMs)
-    for (const sequence of expired) this.#refuseWaiting(sequence)
+    for (const group of new Set(expired.map((sequence) => sequence.group)))
+      this.#refuseWaiting(group)
   }
 
   #hasAdapter({ adapter }: EngineRequest): boolean {
@@ -250,27 +285,50 @@ export class Engine {
     this.#end(sequence, { kind: 'error', id, code, message, retryAfterMs: null, usage })
   }
 
-  /** Refuses a request that was never admitted. */
-  #refuseWaiting(sequence: Sequence): void {
-    const usage = countUsage(sequence)
-    this.#end(sequence, { kind: 'error', id: sequence.request.id, ...this.#overload(), usage })
+  /** Refuses all of a group that has not begun. */
+  #refuseWaiting(group: ChoiceGroup): void {
+    const sequences = [...this.#live.values()].filter((sequence) => sequence.group === group)
+    const overload = this.#overload(sequences.length - group.placeless.size)
+    // Those without a place first, so that none takes one over.
+    for (const sequence of sequences.toReversed()) {
+      const usage = countUsage(sequence)
+      this.#end(sequence, { kind: 'error', id: sequence.request.id, ...overload, usage })
+    }
   }
 
-  #overload() {
-    const retryAfterMs = this.#waiting.promisePlaceMs()
+  #refuse(requests: readonly EngineRequest[], refusal: Refusal & { retryAfterMs: number | null }) {
+    for (const { id } of requests) {
+      this.#parts.emit({ kind: 'error', id, ...refusal, usage: NO_USAGE })
+    }
+  }
+
+  /** For requests that lack so many places. */
+  #overload(lackCount: number) {
+    const retryAfterMs = this.#waiting.promisePlacesMs(lackCount)
     const message = 'Too many requests are waiting. Try again later.'
     return { code: 'overloaded', message, retryAfterMs } as const
   }
 
   /** The one place where an accepted request ends. */
   #end(sequence: Sequence, event: EngineEvent): void {
-    const { id, tenant } = sequence.request
+    const { id } = sequence.request
+    const hadPlace = !sequence.group.placeless.delete(sequence)
     this.#running.release(sequence)
     sequence.matcher?.dispose()
     this.#waiting.remove(sequence)
     this.#live.delete(id)
     this.#cancelledIds.delete(id)
-    this.#waiting.noteEnd(tenant)
+    if (hadPlace) this.#passPlace(sequence)
     this.#parts.emit(event)
+  }
+
+  #passPlace({ group, tenant }: Sequence): void {
+    const [next] = group.placeless
+    if (next === undefined) {
+      this.#waiting.noteEnd(tenant)
+      return
+    }
+    group.placeless.delete(next)
+    this.#waiting.takeOver(next)
   }
 }

@@ -1,9 +1,10 @@
 import assert from 'node:assert/strict'
 import type { Accounting } from './accounting.ts'
+import { awaitsLeader } from './choice-group.ts'
 import { planVictims, rankYielding, Shares } from './equal-share.ts'
 import { KvMemory } from './kv-memory.ts'
 import type { ModelRunner } from './model-runner.ts'
-import { forgetPrompt, needsEachToken, type Sequence } from './sequence.ts'
+import { countFindablePages, forgetPrompt, type Sequence } from './sequence.ts'
 import { tierLevel } from './urgency.ts'
 import type { Standing, WaitingQueue } from './waiting-queue.ts'
 
@@ -72,11 +73,14 @@ export class RunningSet {
     }
   }
 
-  /** Takes places and KV memory for as many as fit, strictly in turn: a large request is not overtaken by small ones. */
+  /**
+   * Takes places and KV memory for as many as fit, strictly in turn: a large request is not overtaken by
+   * small ones. Only a choice whose prompt another of its request is computing lets others go first.
+   */
   admit(): void {
     const displaced = new Set<Sequence>()
     for (;;) {
-      const next = this.#parts.waiting.next(this.standing())
+      const next = this.#parts.waiting.next(this.standing(), awaitsLeader)
       if (next === null) return
       const capacityTokens = this.#planCapacity(next)
       if (!this.#makeRoom(next, capacityTokens, displaced)) return
@@ -129,11 +133,8 @@ export class RunningSet {
   }
 
   #start(sequence: Sequence, capacityTokens: number): void {
-    const { knownTokenCount, pageKeyOf, request } = sequence
-    // The last known token is run in any case, for its logits.
-    const findCount = needsEachToken(sequence)
-      ? 0
-      : Math.floor((knownTokenCount - 1) / this.#parts.runner.kvPageTokens)
+    const { pageKeyOf, request } = sequence
+    const findCount = countFindablePages(sequence, this.#parts.runner.kvPageTokens)
     sequence.kv = this.#memory.open(capacityTokens, pageKeyOf, findCount)
     this.#parts.waiting.admit(sequence)
     this.#running.set(request.id, sequence)

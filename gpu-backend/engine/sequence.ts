@@ -11,11 +11,28 @@ import type { StepRow } from './model-runner.ts'
 import { createPageKeys, type PageKeyScope } from './page-keys.ts'
 import type { PlannedRow } from './scheduler.ts'
 
+/** The sequences of one caller's request: accepted and refused together. */
+export interface ChoiceGroup {
+  /** One of them was admitted. From then on none is refused: the caller may have had part of the answer. */
+  hasBegun: boolean
+  /** Who has no place yet, and gets that of another when it ends. */
+  readonly placeless: Set<Sequence>
+}
+
+/** What a sequence finds computed if it waits for another. */
+export interface SharedBeginning {
+  readonly leader: Sequence
+  readonly tokenCount: number
+}
+
 /** An accepted request: it waits, or holds KV memory and gets rows of steps. */
 export interface Sequence {
   readonly request: EngineRequest
   readonly tenant: string
   readonly tier: Tier
+  readonly group: ChoiceGroup
+  /** With the first of its group that begins alike; null: there is none before it. */
+  shared: SharedBeginning | null
   readonly arrivedAtMs: number
   /** Number in the order of arrival. */
   readonly serial: number
@@ -50,6 +67,7 @@ export interface Sequence {
 export interface Arrival {
   readonly atMs: number
   readonly serial: number
+  readonly group: ChoiceGroup
   readonly tokenBytes: TokenBytes
   readonly pageTokens: number
   readonly scope: PageKeyScope
@@ -63,6 +81,8 @@ export function createSequence(request: EngineRequest, arrival: Arrival): Sequen
     request,
     tenant: request.tenant,
     tier: request.tier,
+    group: arrival.group,
+    shared: null,
     arrivedAtMs: arrival.atMs,
     serial: arrival.serial,
     tokens,
@@ -104,9 +124,14 @@ export function buildStepRow({ sequence, tokenCount, wantsToken }: PlannedRow<Se
   }
 }
 
-/** Whether something is wanted of each token of the prompt, so that none may be found in the cache. */
-export function needsEachToken({ request }: Sequence): boolean {
-  return request.embed === true || request.wantsPromptLogprobs
+/**
+ * Pages at its beginning that it may find in the cache: none where something is wanted of each token
+ * of the prompt. The last known token is run in any case, for its logits.
+ */
+export function countFindablePages(sequence: Sequence, pageTokens: number): number {
+  const { request, knownTokenCount } = sequence
+  if (request.embed === true || request.wantsPromptLogprobs) return 0
+  return Math.floor((knownTokenCount - 1) / pageTokens)
 }
 
 /** Of a sequence that gives its memory up: what of its prompt no event has told will be measured again. */

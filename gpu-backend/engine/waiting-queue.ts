@@ -1,14 +1,10 @@
+import { findDisplaced, type Newcomers, type Queued } from './displacement.ts'
 import { createDrainRate } from './drain-rate.ts'
 import { createFairness } from './fairness.ts'
-import { sortYielding, type Urgent } from './urgency.ts'
+import type { Urgent } from './urgency.ts'
 
 /** The time between two ends that is assumed until one was seen. */
 const INITIAL_INTERVAL_MS = 1000
-
-/** What the queue needs to know of a request. */
-export interface Queued extends Urgent {
-  readonly tenant: string
-}
 
 /** What tenants have of the engine now. */
 export interface Standing<T> {
@@ -22,23 +18,21 @@ export interface Standing<T> {
 export interface WaitingQueue<T extends Queued> {
   readonly size: () => number
   readonly enter: (item: T) => void
+  /** The request takes the place of one of its group that has ended, for which `noteEnd` is not called. */
+  readonly takeOver: (item: T) => void
   /** Takes back a request that was admitted and lost its memory: it goes before its tenant's others. */
   readonly reenter: (item: T) => void
-  /** For a request that found no place: milliseconds after which a retry finds one. */
-  readonly promisePlaceMs: () => number
-  /** Whose turn it is; null when nobody waits. */
-  readonly next: (standing: Standing<T>) => T | null
+  /** For requests that found no places: milliseconds after which a retry finds `count` more. */
+  readonly promisePlacesMs: (count: number) => number
+  /** Whose turn it is, of those that `isHeld` does not tell to wait; null when there is none. */
+  readonly next: (standing: Standing<T>, isHeld: (item: T) => boolean) => T | null
   /** Takes it out for its first or a further run. */
   readonly admit: (item: T) => void
   /** Takes a request out before its turn; false when it does not wait. */
   readonly remove: (item: T) => boolean
-  /**
-   * For a newcomer to a full queue: who should leave to make place, so that nobody fills the queue
-   * for the others. The last of the tenant that has most waiting, if that is two more than the
-   * newcomer's tenant has; else a less urgent one of the newcomer's own. Null: the newcomer.
-   */
-  readonly findDisplaced: (newcomer: Queued) => T | null
-  /** Requests that came before `atMs` and were never admitted. */
+  /** See there. */
+  readonly findDisplaced: (newcomers: Newcomers) => readonly T[] | null
+  /** Requests that came before `atMs`, of groups that have not begun. */
   readonly listOlderThan: (atMs: number) => readonly T[]
   /** A chunk of the tenant's prompt was computed; `tokenCount` of it for the first time. */
   readonly chargePrompt: (tenant: string, tokenCount: number) => void
@@ -91,17 +85,24 @@ export function createWaitingQueue<T extends Queued>(
     return entry ?? null
   }
 
-  function next({ shareOf, levelOf: levelAgainstOthers }: Standing<T>): T | null {
-    const heads = listHeads().map((entry) => ({ entry, level: levelAgainstOthers(entry.item) }))
+  function next(
+    { shareOf, levelOf: levelAgainstOthers }: Standing<T>,
+    isHeld: (item: T) => boolean,
+  ): T | null {
+    const heads = listHeads(isHeld).map((entry) => ({
+      entry,
+      level: levelAgainstOthers(entry.item),
+    }))
     const most = Math.min(...heads.map(({ level }) => level))
     const urgent = heads.filter(({ level }) => level === most).map(({ entry }) => entry)
     return fairness.pickNext(urgent, shareOf)?.item ?? null
   }
 
   /** Of each tenant who goes first among its own: the most urgent by tier and age, then who lost its memory, then who came first. */
-  function listHeads(): readonly Entry<T>[] {
+  function listHeads(isHeld: (item: T) => boolean): readonly Entry<T>[] {
     const heads = new Map<string, { entry: Entry<T>; level: number }>()
     for (const entry of entries) {
+      if (isHeld(entry.item)) continue
       const level = levelOf(entry.item)
       const head = heads.get(entry.tenant)
       if (
@@ -115,19 +116,6 @@ export function createWaitingQueue<T extends Queued>(
     return Array.from(heads.values(), ({ entry }) => entry)
   }
 
-  function findDisplaced(newcomer: Queued): T | null {
-    const counts = new Map<string, number>([[newcomer.tenant, 0]])
-    for (const { tenant } of entries) counts.set(tenant, (counts.get(tenant) ?? 0) + 1)
-    const [[largest, most] = [newcomer.tenant, 0]] = [...counts].sort(([, a], [, b]) => b - a)
-    const hasMore = most >= (counts.get(newcomer.tenant) ?? 0) + 2
-    const from = hasMore ? largest : newcomer.tenant
-    const fresh = entries.filter((entry) => entry.tenant === from && !entry.wasAdmitted)
-    const items = fresh.map(({ item }) => item)
-    const [last = null] = sortYielding(items, levelOf)
-    const yields = last !== null && (hasMore || levelOf(last) > levelOf(newcomer))
-    return yields ? last : null
-  }
-
   return {
     size: () => entries.length,
     enter(item) {
@@ -135,17 +123,24 @@ export function createWaitingQueue<T extends Queued>(
       fairness.enter(item.tenant, hasWaiting)
       push(item, false)
     },
+    takeOver: (item) => push(item, false),
     reenter: (item) => push(item, true),
-    promisePlaceMs: () => drainRate.promisePlaceMs(nowMs()),
+    promisePlacesMs: (count) => drainRate.promisePlacesMs(nowMs(), count),
     next,
     admit(item) {
+      item.group.hasBegun = true
       if (remove(item) !== null) fairness.noteAdmission(item.tenant)
     },
     remove: (item) => remove(item) !== null,
-    findDisplaced,
+    findDisplaced: (newcomers) =>
+      findDisplaced(
+        entries.map(({ item }) => item),
+        newcomers,
+        levelOf,
+      ),
     listOlderThan: (atMs) =>
       entries
-        .filter(({ item, wasAdmitted }) => !wasAdmitted && item.arrivedAtMs < atMs)
+        .filter(({ item }) => !item.group.hasBegun && item.arrivedAtMs < atMs)
         .map(({ item }) => item),
     usedBy: fairness.counterOf,
     chunksSince: fairness.chunksSince,

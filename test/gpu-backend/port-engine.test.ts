@@ -66,6 +66,25 @@ test('streams to each of many readers its own events, in order, to one end', asy
   }
 })
 
+test('requests that are opened together are accepted together, or each is told that all are refused', async () => {
+  const { engine } = setUp()
+  const open = (name: string, count: number) =>
+    engine
+      .generateTogether(
+        Array.from({ length: count }, (_, index) =>
+          engineRequest({ id: `${name}#${index}`, maxTokens: 50 }),
+        ),
+        NEVER,
+      )
+      .map(collect)
+  const accepted = [...open('first', 8), ...open('second', 6)]
+  const refused = open('third', 3)
+  for (const events of await Promise.all(refused)) {
+    expect(events).toMatchObject([{ kind: 'error', code: 'overloaded' }])
+  }
+  for (const events of await Promise.all(accepted)) expect(events.at(-1)?.kind).toBe('finish')
+})
+
 test('an abort ends the stream with the usage until then; one before the start uses nothing', async () => {
   const { engine, runner } = setUp()
   const controller = new AbortController()

@@ -60,29 +60,35 @@ export function createScriptedEngine(script: EngineScript = {}): ScriptedEngine 
     yield { kind: 'finish', id, reason: isCut ? 'length' : 'stop', text: '', logprobs: [], usage }
   }
 
+  async function* generate(
+    request: EngineRequest,
+    signal: AbortSignal,
+  ): AsyncGenerator<EngineEvent> {
+    requests.push(request)
+    if (request.adapter !== null && !loadedDigests.has(request.adapter)) {
+      throw new Error('the adapter is not loaded')
+    }
+    runningCount += 1
+    try {
+      for await (const event of run(request, signal)) {
+        if (event.kind !== 'token') {
+          ends.set(request.id, event.kind)
+          waiter(request.id).resolve(event.kind)
+        }
+        yield event
+      }
+    } finally {
+      runningCount -= 1
+    }
+  }
+
   return {
     requests,
     loadedDigests,
     ends,
     waitForEnd: (id) => waiter(id).promise,
-    generate: async function* (request, signal) {
-      requests.push(request)
-      if (request.adapter !== null && !loadedDigests.has(request.adapter)) {
-        throw new Error('the adapter is not loaded')
-      }
-      runningCount += 1
-      try {
-        for await (const event of run(request, signal)) {
-          if (event.kind !== 'token') {
-            ends.set(request.id, event.kind)
-            waiter(request.id).resolve(event.kind)
-          }
-          yield event
-        }
-      } finally {
-        runningCount -= 1
-      }
-    },
+    generate,
+    generateTogether: (all, signal) => all.map((request) => generate(request, signal)),
     loadAdapter: async (weights) => {
       await script.loadAdapter?.(weights)
       if (loadedDigests.has(weights.digest)) throw new Error('the adapter is loaded already')

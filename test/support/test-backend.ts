@@ -63,6 +63,7 @@ export interface TestBackend {
 export interface TestBackendOptions extends EngineScript {
   readonly bearerToken?: string
   readonly maxBodyBytes?: number
+  readonly maxChoiceCount?: number
   readonly attributors?: Readonly<Record<string, Attributor>>
   /** Absent: no store. */
   readonly storeDir?: string
@@ -119,6 +120,7 @@ export async function startTestBackend(options: TestBackendOptions = {}): Promis
     reports: createReportStore({ now, maxEndedCount: 100 }),
     counters: { ends: createCounter(), errors: createCounter() },
     log,
+    maxChoiceCount: options.maxChoiceCount ?? 256,
     maxBodyBytes: options.maxBodyBytes ?? 1_000_000,
     bearerToken: options.bearerToken ?? null,
     shutdownSignal: shutdown.signal,

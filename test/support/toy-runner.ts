@@ -152,6 +152,7 @@ export function createToyRunner(options: ToyOptions): ToyRunner {
           chunks.push([row.length, row.length + step.tokens.length])
         }
         const hash = append(row, step)
+        if (step.wantStates) return Float32Array.of(step.tokens.length)
         if (!step.wantLogits) return null
         const logits = toyLogits(hash)
         if (options.isPoisoned?.(step)) logits[3] = Number.NaN

@@ -162,12 +162,6 @@ export class Load {
       if (leaving.signal.aborted) await this.#judgeBeginning(request, target, reader.texts)
       throw error
     }
-    const hasChoices = request.body.n !== undefined || Array.isArray(request.body.prompt)
-    if (reader.error?.code === 'overloaded' && hasChoices) {
-      // Another choice had begun when one was refused its place.
-      this.counts.overloaded += 1
-      return this.#judgeBeginning(request, target, reader.texts)
-    }
     const found = await this.#findRight(request, target, reader.adapterDigest)
     if (reader.error || (found && found.stream !== reader.digest())) {
       const said = JSON.stringify({ error: reader.error, texts: reader.texts })

@@ -160,6 +160,7 @@ describe('a completion request is refused with the field at fault', () => {
     [{ prompt: [-1] }, 'prompt'],
     [{ prompt: [256] }, 'prompt'],
     [{ prompt: Array(65).fill('a') }, 'prompt'],
+    [{ prompt: Array(64).fill('a'), n: 5 }, 'n'],
     [{ prompt: 'a', best_of: 2 }, 'best_of', 'unsupported_parameter'],
     [{ prompt: 'a', suffix: 'b' }, 'suffix', 'unsupported_parameter'],
     [{ prompt: 'a', logprobs: 6 }, 'logprobs'],
@@ -168,6 +169,14 @@ describe('a completion request is refused with the field at fault', () => {
     const { status, error } = await send('/v1/completions', { model: 'tiny', ...fields })
     expect({ status, param: error?.param, code: error?.code }).toEqual({ status: 400, param, code })
   })
+})
+
+test('more answers than may wait together are refused with the limit', async () => {
+  const fields = { model: 'tiny', prompt: Array(64).fill('a'), n: 5 }
+  const { error } = await send('/v1/completions', fields)
+  expect(error?.message).toBe(
+    "'n': asks for 320 answers (64 prompts × 5); this server takes at most 256 in one request",
+  )
 })
 
 test('fields that ask for nothing, and unknown ones, are let through', async () => {

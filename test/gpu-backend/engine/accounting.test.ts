@@ -1,6 +1,7 @@
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { Accounting } from '../../../gpu-backend/engine/accounting.ts'
+import { createChoiceGroup } from '../../../gpu-backend/engine/choice-group.ts'
 import { countUsage, createSequence } from '../../../gpu-backend/engine/sequence.ts'
 import { engineRequest } from '../../support/engine-request.ts'
 
@@ -25,6 +26,7 @@ test('charges a tenant for each token of its prompts that was computed, once, an
       const promptTokens = Array(promptCount).fill(1)
       const sequence = createSequence(engineRequest({ id: 'r', promptTokens }), {
         ...{ serial: 0, atMs: 0, pageTokens: 8, tokenBytes: () => new Uint8Array() },
+        group: createChoiceGroup(),
         scope: { sharedBy: 'tenant', model: 'model', adapter: null },
       })
       let computedCount = 0

@@ -15,6 +15,8 @@ interface Load {
   readonly arrivalsPerStep: number
   readonly promptTokens: readonly [number, number]
   readonly maxTokens: readonly [number, number]
+  /** Default 1. */
+  readonly choiceCount?: number
 }
 
 const STEP_COUNT = 700
@@ -56,17 +58,20 @@ async function measureFirstTokens(tenant: string, loads: readonly Load[], limits
       for (let left = load.arrivalsPerStep; random() < left; left--) {
         const id = `${load.tenant} ${source.count++}`
         if (load.tenant === tenant) arrivedAt.set(id, step)
-        engine.submit(
-          engineRequest({
-            id,
-            tenant: load.tenant,
-            tier: load.tier,
-            promptTokens: Array.from({ length: between(load.promptTokens) }, () =>
-              Math.floor(random() * TOY_VOCAB_SIZE),
-            ),
-            maxTokens: between(load.maxTokens),
-          }),
-        )
+        const request = engineRequest({
+          id,
+          tenant: load.tenant,
+          tier: load.tier,
+          promptTokens: Array.from({ length: between(load.promptTokens) }, () =>
+            Math.floor(random() * TOY_VOCAB_SIZE),
+          ),
+          maxTokens: between(load.maxTokens),
+        })
+        const { choiceCount = 1 } = load
+        const siblings = Array.from({ length: choiceCount - 1 }, (_, index) => {
+          return { ...request, id: `${id}#${index + 1}` }
+        })
+        engine.submit(request, ...siblings)
       }
     }
     await engine.step()
@@ -105,6 +110,7 @@ test('however a tenant floods, the first tokens of another come hardly later tha
   const floods: readonly Partial<Load>[] = [
     { promptTokens: [500, 1500] },
     { maxTokens: [500, 3000] },
+    { maxTokens: [500, 3000], choiceCount: 8 },
   ]
   for (const flood of floods) {
     const loads = [quiet, { ...quiet, arrivalsPerStep: 0.4, tenant: 'flood', ...flood }]

@@ -81,11 +81,18 @@ test('gives every request the answer that it gets alone and cold, whatever it fi
   let hitTokenCount = 0
   await fc.assert(
     fc.asyncProperty(fc.array(requestFields, { minLength: 2, maxLength: 10 }), async (fields) => {
-      const requests = buildRequests(fields)
-      const together = setUp()
-      for (const [index, request] of requests.entries()) {
-        together.engine.submit(request)
-        if (index % 3 === 2) await together.engine.step()
+      // The last of each three comes as two choices that differ by their seed.
+      const groups = buildRequests(fields).map((request, index) => {
+        const sampling = { ...request.sampling, seed: [index, 1] as const }
+        return index % 3 < 2
+          ? [request]
+          : [request, { ...request, id: `${request.id}#1`, sampling }]
+      })
+      const requests = groups.flat()
+      const together = setUp({}, { ...LIMITS, maxWaitingCount: 12 })
+      for (const group of groups) {
+        together.engine.submit(...group)
+        if (group.length > 1) await together.engine.step()
       }
       while (together.engine.hasWork) await together.engine.step()
       expect(together.runner.misuse).toBeNull()
@@ -109,12 +116,17 @@ const action = fc.oneof(
   { weight: 4, arbitrary: fc.constant({ kind: 'step' as const }) },
   {
     weight: 3,
-    arbitrary: fc.record({ kind: fc.constant('submit' as const), fields: requestFields }),
+    arbitrary: fc.record({
+      kind: fc.constant('submit' as const),
+      fields: requestFields,
+      choiceCount: fc.constantFrom(1, 2, 4, LIMITS.maxWaitingCount),
+    }),
   },
   { weight: 1, arbitrary: fc.record({ kind: fc.constant('cancel' as const), pick: fc.nat() }) },
 )
 
-test('whatever is submitted, cancelled and fails: one end each, exact counts, nothing left', async () => {
+test('whatever is submitted, cancelled and fails: one end each, exact counts, groups refused whole, nothing left', async () => {
+  let refusedCount = 0
   await fc.assert(
     fc.asyncProperty(
       fc.array(action, { maxLength: 80 }),
@@ -128,15 +140,19 @@ test('whatever is submitted, cancelled and fails: one end each, exact counts, no
           isPoisoned: () => roll() === 0,
         })
         const requests: EngineRequest[] = []
+        const groups: EngineRequest[][] = []
         for (const step of actions) {
           clock.nowMs++
           if (step.kind === 'step') await engine.step()
           if (step.kind === 'cancel') engine.cancel(`r${step.pick % (requests.length + 1)}`)
           if (step.kind === 'submit') {
             const sampling = { ...GREEDY, ...step.fields.sampling }
-            const request = engineRequest({ ...step.fields, id: `r${requests.length}`, sampling })
-            requests.push(request)
-            engine.submit(request)
+            const group = Array.from({ length: step.choiceCount }, (_, index) =>
+              engineRequest({ ...step.fields, id: `r${requests.length + index}`, sampling }),
+            )
+            requests.push(...group)
+            groups.push(group)
+            engine.submit(...group)
           }
           expectPagesConserved(engine, runner)
           expect(engine.stats.runningCount).toBeLessThanOrEqual(LIMITS.maxRunningCount)
@@ -146,6 +162,7 @@ test('whatever is submitted, cancelled and fails: one end each, exact counts, no
         while (engine.hasWork) await engine.step()
         expectPagesConserved(engine, runner)
         expectConserved(engine, events, requests)
+        for (const group of groups) refusedCount += expectRefusedTogether(events, group)
         expect(runner.misuse).toBeNull()
         expect(runner.liveRowCount()).toBe(0)
         expect(runner.stepSizes.every((size) => size <= LIMITS.maxStepTokens)).toBe(true)
@@ -153,7 +170,20 @@ test('whatever is submitted, cancelled and fails: one end each, exact counts, no
     ),
     { numRuns: 150 },
   )
+  expect(refusedCount).toBeGreaterThan(50)
 })
+
+/** All of those that were not cancelled before, or none; gives how many. */
+function expectRefusedTogether(
+  events: readonly EngineEvent[],
+  group: readonly EngineRequest[],
+): number {
+  const ids = new Set(group.map(({ id }) => id))
+  const own = events.filter(({ id, kind }) => ids.has(id) && kind !== 'cancelled')
+  const refused = own.filter((event) => event.kind === 'error' && event.code === 'overloaded')
+  if (refused.length > 0) expect(own).toHaveLength(refused.length)
+  return refused.length
+}
 
 /** Rows have the pages that are accounted as used, each once; the rest is free or cached. */
 function expectPagesConserved(engine: Engine, runner: ToyRunner): void {

@@ -72,7 +72,14 @@ function planScenario(seed: number, source: ModelSource) {
     })
     return { atStep, request }
   })
-  return { versions, planned }
+  // Two of them have further choices, which come with them and begin alike.
+  const choices = planned.slice(0, 2).flatMap(({ atStep, request }) =>
+    [1, 2].map((index) => {
+      const sampling = { ...request.sampling, temperature: 1, seed: [index, seed] as const }
+      return { atStep, request: { ...request, id: `${request.id}#${index}`, sampling } }
+    }),
+  )
+  return { versions, planned: [...planned, ...choices] }
 }
 
 /** Plays the plan on the real engine; adapters are unloaded when the last request of an old version has ended. */
@@ -115,9 +122,11 @@ async function playPlan(
       runner.loadAdapter(weights)
       adapters.add(weights.digest)
     }
-    for (const { request } of planned.filter(({ atStep }) => atStep === step)) {
-      live.set(request.id, request.adapter)
-      engine.submit(request)
+    const arriving = planned.filter(({ atStep }) => atStep === step)
+    for (const { request } of arriving) live.set(request.id, request.adapter)
+    const nameOf = ({ request }: Planned) => request.id.split('#')[0]
+    for (const group of Map.groupBy(arriving, nameOf).values()) {
+      engine.submit(...group.map(({ request }) => request))
     }
     for (const { name, atStep, weights } of versions) {
       const isOld = versions.some(

@@ -43,6 +43,7 @@ const later = fc.record({
   count: fc.nat(2),
   fields,
   isNewTenant: fc.boolean(),
+  choiceCount: fc.constantFrom(1, 1, 1, 2, 5),
   cancels: fc.option(fc.nat(20), { freq: 6 }),
 })
 
@@ -52,7 +53,8 @@ test('whoever has a place in the queue ends within a bound, whatever comes after
     fc.asyncProperty(
       fc.array(fields, { minLength: 1, maxLength: LIVE_COUNT }),
       fc.infiniteStream(later),
-      async (first, stream) => {
+      fc.integer({ min: 1, max: LIMITS.maxWaitingCount }),
+      async (first, stream, choiceCount) => {
         const runner = createToyRunner({ kvTokens: 64, contextLength: 48, pageTokens: 4 })
         const clock = { nowMs: 0 }
         const ended = new Set<string>()
@@ -69,16 +71,23 @@ test('whoever has a place in the queue ends within a bound, whatever comes after
             throw error
           },
         })
-        for (const [index, request] of first.entries()) {
-          engine.submit(engineRequest({ ...request, id: `first ${index}` }))
-        }
+        // The first of them come together, as choices of one prompt.
+        const group = first.slice(0, choiceCount).map((request) => ({ ...request, ...first[0]! }))
+        const all = [...group, ...first.slice(choiceCount)].map((request, index) =>
+          engineRequest({ ...request, id: `first ${index}` }),
+        )
+        engine.submit(...all.slice(0, choiceCount))
+        for (const request of all.slice(choiceCount)) engine.submit(request)
         const isOver = () => first.every((_, index) => ended.has(`first ${index}`))
         let count = 0
         for (; !isOver() && clock.nowMs < BOUND_STEPS; clock.nowMs++) {
           const next = stream.next().value
           for (let copy = 0; copy < next.count; copy++) {
             const tenant = next.isNewTenant ? `new ${count}` : next.fields.tenant
-            engine.submit(engineRequest({ ...next.fields, tenant, id: `later ${count++}` }))
+            const choices = Array.from({ length: next.choiceCount }, () =>
+              engineRequest({ ...next.fields, tenant, id: `later ${count++}` }),
+            )
+            engine.submit(...choices)
           }
           if (next.cancels !== null) engine.cancel(`later ${count - next.cancels}`)
           await engine.step()
