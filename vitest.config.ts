@@ -22,6 +22,7 @@ export default defineConfig({
           include: ['test/**/*.test.ts'],
           exclude: ['test/worker/**', 'test/{e2e,conformance}/**'],
           testTimeout: 30_000,
+          hookTimeout: 30_000,
         },
       },
       {
