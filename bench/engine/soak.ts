@@ -98,8 +98,9 @@ function planStages({ minutes, modelPath }: SoakOptions, tinyPath: string): read
       durationMs: totalMs / 6,
       callerCount: 8,
       requestCount: 12,
-      adapterCount: 6,
-      ramBudgetBytes: 30_000_000,
+      adapterCount: 5,
+      // Half of it holds the largest, of 3.7 MB, and all of it not quite all five.
+      ramBudgetBytes: 7_600_000,
       env: { ...env, KV_TOKENS: '2048', MAX_QUEUE: '8' },
     },
   ]

@@ -5,6 +5,8 @@ import { createInterface } from 'node:readline'
 
 /** Of a whole backend, after a collection of garbage in both of its threads. */
 export interface MemorySample {
+  /** Before the collection. */
+  readonly busyRssBytes: number
   readonly rssBytes: number
   readonly mainHeapBytes: number
   readonly engineHeapBytes: number
