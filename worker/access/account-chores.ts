@@ -14,7 +14,7 @@ import { planSweep, type SweepPlan } from './sweep.ts'
 import { explainWebhookUrl } from './webhook-url.ts'
 
 /** A record waits at most this long for others, … */
-export const FLUSH_DELAY_MS = 1_000
+const FLUSH_DELAY_MS = 1_000
 /** … and no more of them wait: an alarm and its write to D1 cost more than a request. */
 const FLUSH_BATCH_SIZE = 200
 /** Of one alarm: what waits longer than that waits for the next one. */
