@@ -46,11 +46,7 @@ async function readBytes(request: Request, limits: BodyLimits): Promise<Uint8Arr
       message: `The body is larger than ${maxSizeBytes} bytes.`,
     })
   const mostReadBytes = maxSizeBytes * READ_ON_FACTOR
-  const announced = request.headers.get('content-length')
-  const announcedBytes = Number(announced ?? 0)
-  if (announcedBytes > mostReadBytes) throw tooLarge()
-  if (announced !== null && announcedBytes <= maxSizeBytes)
-    return readWhole(request, limits.BODY_TIMEOUT_MS)
+  if (Number(request.headers.get('content-length') ?? 0) > mostReadBytes) throw tooLarge()
   const chunks: Uint8Array[] = []
   let sizeBytes = 0
   for await (const chunk of readInTime(request, limits.BODY_TIMEOUT_MS)) {
@@ -60,26 +56,6 @@ async function readBytes(request: Request, limits: BodyLimits): Promise<Uint8Arr
   }
   if (sizeBytes > maxSizeBytes) throw tooLarge()
   return joinBytes(chunks)
-}
-
-/** A body whose length is known, without a turn of the event loop for each of its chunks. Throws as `readInTime`. */
-async function readWhole(request: Request, timeoutMs: number): Promise<Uint8Array> {
-  let timer: ReturnType<typeof setTimeout> | null = null
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new ApiError('request_timeout')), timeoutMs)
-  })
-  const whole = request.bytes().catch((cause: unknown) => {
-    throw brokenOff(cause)
-  })
-  try {
-    return await Promise.race([whole, late])
-  } finally {
-    if (timer !== null) clearTimeout(timer)
-  }
-}
-
-function brokenOff(cause: unknown): ApiError {
-  return new ApiError('invalid_request', { message: 'The body broke off.', cause })
 }
 
 /** The body's chunks. Throws an ApiError when they end too early, or too late. */
@@ -95,7 +71,7 @@ async function* readInTime(request: Request, timeoutMs: number): AsyncGenerator<
     for (let read = await reader.read(); !read.done; read = await reader.read()) yield read.value
   } catch (cause) {
     if (isLate) throw new ApiError('request_timeout', { cause })
-    throw brokenOff(cause)
+    throw new ApiError('invalid_request', { message: 'The body broke off.', cause })
   } finally {
     clearTimeout(timer)
   }
@@ -131,6 +107,5 @@ function tryParse(text: string): unknown {
 function isDeeperThan(value: unknown, levelCount: number): boolean {
   if (typeof value !== 'object' || value === null) return false
   if (levelCount === 0) return true
-  const children: readonly unknown[] = Array.isArray(value) ? value : Object.values(value)
-  return children.some((child) => isDeeperThan(child, levelCount - 1))
+  return Object.values(value).some((child) => isDeeperThan(child, levelCount - 1))
 }
