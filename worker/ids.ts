@@ -1,4 +1,5 @@
 import type { Digest } from '../protocol/digest.ts'
+import { toHex } from './hex.ts'
 
 /** Prefixes of every id that leaves the gateway. */
 export const ID_PREFIXES = {
@@ -44,5 +45,5 @@ export function createAlertId(): string {
 /** 32 bytes from the platform's random source. */
 export function createSalt(): Digest {
   const bytes = crypto.getRandomValues(new Uint8Array(32))
-  return `0x${Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('')}`
+  return `0x${toHex(bytes.buffer)}`
 }

@@ -36,7 +36,7 @@ export interface MeasureOptions {
 }
 
 /** What a gateway does after its answers – the ledger's way to the database – belongs to its CPU time. */
-const AFTERWORK_MS = 300
+const AFTERWORK_MS = 1_500
 
 /** Measures one load on peers, one after the other in each round, each round in another order. */
 export async function measureLoad<Name extends string>(

@@ -1,3 +1,5 @@
+import type { Digest } from '../../protocol/digest.ts'
+import { commitAccount } from '../../protocol/usage-leaf.ts'
 import type { Config } from '../env.ts'
 import { createAlertId, createSalt } from '../ids.ts'
 import { endOfMonth, startOfMonth } from '../ledger/month.ts'
@@ -51,6 +53,8 @@ export class AccountBooks {
   readonly #months: MonthTable
   readonly #cache: ResponseCacheTable
   readonly #payees: AccountBooksOptions['payees']
+  /** Of the one account and its one salt. */
+  #accountCommitment: Digest | null = null
 
   constructor(options: AccountBooksOptions) {
     this.#tables = options.tables
@@ -168,7 +172,7 @@ export class AccountBooks {
 
     const { record, unusedTokenCount, forgoneMicroUsd } = priceSettlement(reservation, settlement, {
       accountId: account.accountId,
-      accountSalt: account.salt,
+      accountCommitment: this.#commitAccount(account),
       contentSalt: createSalt(),
       payees: this.#payees(),
       nowMs,
@@ -179,7 +183,6 @@ export class AccountBooks {
     this.#tables.updateKeyMeter(key.keyId, settleMeter(key, settled, nowMs))
     this.#spend({ scope: 'key', keyId: key.keyId, total: key }, feeMicroUsd, nowMs)
     this.#spend({ scope: 'account', keyId: null, total: account }, feeMicroUsd, nowMs)
-    this.#reservations.delete(requestId)
     const creditedMicroUsd = this.#credits.draw(feeMicroUsd, reservation.admittedAtMs)
     this.#months.add(nowMs, feeMicroUsd, creditedMicroUsd)
     this.#reservations.delete(requestId)
@@ -192,6 +195,11 @@ export class AccountBooks {
     if (cache !== undefined && answer !== undefined && isOfWeights(settlement, cache))
       this.#cache.keep(cache.key, answer, { requestId, nowMs })
     return { outcome: 'settled', feeMicroUsd }
+  }
+
+  #commitAccount({ accountId, salt }: AccountRow): Digest {
+    this.#accountCommitment ??= commitAccount(accountId, salt)
+    return this.#accountCommitment
   }
 
   grantCredit(grant: CreditGrant, nowMs: number): GrantResult {

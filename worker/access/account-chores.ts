@@ -13,8 +13,9 @@ import type { Reservation } from './settlement.ts'
 import { planSweep, type SweepPlan } from './sweep.ts'
 import { explainWebhookUrl } from './webhook-url.ts'
 
-/** Settlements of this long share one flush. */
-const FLUSH_DELAY_MS = 200
+/** A record waits at most this long for others, … */
+const FLUSH_DELAY_MS = 1_000
+/** … and no more of them wait: an alarm and its write to D1 cost more than a request. */
 const FLUSH_BATCH_SIZE = 200
 /** Of one alarm: what waits longer than that waits for the next one. */
 const MAX_FLUSH_COUNT = 10
@@ -74,15 +75,17 @@ export class AccountChores {
 
   /** Sets the alarm for a flush of what was put into the outbox just now. */
   armFlush(nowMs: number): void {
-    this.#options.alarm.arm(Math.max(nowMs + FLUSH_DELAY_MS, this.#flushNotBeforeMs))
+    const isFull = this.#stores.tables.countOutbox() >= FLUSH_BATCH_SIZE
+    const dueAtMs = isFull ? nowMs : nowMs + FLUSH_DELAY_MS
+    this.#options.alarm.arm(Math.max(dueAtMs, this.#flushNotBeforeMs))
   }
 
   /** Sets the alarm for whatever is still to be done. */
   armForPending(): void {
     const { alarm } = this.#options
-    const { outboxCount, firstSettledAtMs } = this.#stores.tables.describePending()
+    const firstSettledAtMs = this.#stores.tables.firstSettledAtMs()
     const nextExpiryMs = this.#stores.reservations.nextExpiryMs()
-    if (outboxCount > 0) this.armFlush(Date.now())
+    if (this.#stores.tables.countOutbox() > 0) this.armFlush(Date.now())
     if (nextExpiryMs !== null) alarm.arm(nextExpiryMs)
     if (firstSettledAtMs !== null) alarm.arm(firstSettledAtMs + SETTLED_KEPT_MS + PURGE_INTERVAL_MS)
     const alertDueAtMs = this.#stores.alerts.nextDueAtMs()

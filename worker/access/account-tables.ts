@@ -26,13 +26,6 @@ export type KeyRow = Meter & {
   readonly models: readonly string[] | null
 }
 
-/** What waits for the alarm; times are null where nothing does. */
-export interface Pending {
-  readonly outboxCount: number
-  /** When the oldest remembered settlement was made. */
-  readonly firstSettledAtMs: number | null
-}
-
 const METER_COLUMNS = `
   requests_per_minute INTEGER, tokens_per_minute INTEGER, max_concurrent_requests INTEGER,
   budget_micro_usd INTEGER, spent_micro_usd INTEGER NOT NULL,
@@ -82,6 +75,8 @@ export class AccountTables {
   readonly #keyIds = new Map<string, string>()
   #isAccountChanged = false
   readonly #changedKeyIds = new Set<string>()
+  /** Null until it is first asked for, after a flush, and after a transaction that was undone. */
+  #outboxCount: number | null = null
 
   constructor(sql: SqlStorage) {
     this.#sql = sql
@@ -113,6 +108,7 @@ export class AccountTables {
   forget(): void {
     this.#account = null
     this.#isAccountChanged = false
+    this.#outboxCount = null
     this.#forgetKeys()
   }
 
@@ -244,8 +240,10 @@ export class AccountTables {
     )
   }
 
-  /** Forgets up to `limit` settlements from before a time, in the order they were made. */
+  /** Forgets up to `limit` settlements from before a time, in the order they were made. Costs nothing while the oldest may stay. */
   deleteSettledBefore(settledBeforeMs: number, limit: number): void {
+    const firstSettledAtMs = this.firstSettledAtMs()
+    if (firstSettledAtMs === null || firstSettledAtMs >= settledBeforeMs) return
     this.#sql.exec(
       `DELETE FROM settled WHERE settled_at_ms < ?
        AND sequence IN (SELECT sequence FROM settled ORDER BY sequence LIMIT ?)`,
@@ -256,6 +254,12 @@ export class AccountTables {
 
   appendOutbox(entry: LedgerEntry): void {
     this.#sql.exec('INSERT INTO outbox (entry) VALUES (?)', JSON.stringify(entry))
+    if (this.#outboxCount !== null) this.#outboxCount += 1
+  }
+
+  countOutbox(): number {
+    this.#outboxCount ??= this.#one<{ count: number }>('SELECT count(*) AS count FROM outbox').count
+    return this.#outboxCount
   }
 
   /** The oldest entries, and the sequence number of the last of them. */
@@ -271,14 +275,14 @@ export class AccountTables {
   }
 
   deleteOutboxThrough(sequence: number): void {
+    this.#outboxCount = null
     this.#sql.exec('DELETE FROM outbox WHERE sequence <= ?', sequence)
   }
 
-  describePending(): Pending {
-    return this.#one<Pending>(
-      `SELECT (SELECT count(*) FROM outbox) AS outboxCount,
-        (SELECT settled_at_ms FROM settled ORDER BY sequence LIMIT 1) AS firstSettledAtMs`,
-    )
+  /** When the oldest remembered settlement was made; null where there is none. */
+  firstSettledAtMs(): number | null {
+    const query = 'SELECT settled_at_ms AS atMs FROM settled ORDER BY sequence LIMIT 1'
+    return this.#all<{ atMs: number }>(query)[0]?.atMs ?? null
   }
 
   incrementCounter(name: AccountCounter): void {

@@ -38,8 +38,26 @@ export type ParsedApiKey =
   /** Not made with our checksum secret: no account needs to be asked. */
   | { readonly outcome: 'garbage' }
 
+/** Of so many keys the outcome is kept in memory. */
+const KEPT_KEY_COUNT = 1_000
+
+/** Keys that were made with the secret, as they were parsed. */
+let known: { readonly secret: string; readonly keys: Map<string, ParsedApiKey> } | null = null
+
 /** Which account a key claims to be of. Never throws, whatever the text. */
 export async function parseApiKey(text: string, checksumSecret: string): Promise<ParsedApiKey> {
+  if (known?.secret !== checksumSecret) known = { secret: checksumSecret, keys: new Map() }
+  const { keys } = known
+  const kept = keys.get(text)
+  if (kept !== undefined) return kept
+  const parsed = await checkApiKey(text, checksumSecret)
+  if (parsed.outcome === 'garbage') return parsed
+  if (keys.size >= KEPT_KEY_COUNT) keys.clear()
+  keys.set(text, parsed)
+  return parsed
+}
+
+async function checkApiKey(text: string, checksumSecret: string): Promise<ParsedApiKey> {
   const account = text.length <= MAX_KEY_LENGTH ? KEY_PATTERN.exec(text)?.[1] : undefined
   if (account === undefined) return { outcome: 'garbage' }
   const mac = await signKey(text.slice(0, -MAC_LENGTH), checksumSecret)

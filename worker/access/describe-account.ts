@@ -32,7 +32,7 @@ export function describeAccount(
     windows: windows.list(ACCOUNT_SCOPE, nowMs),
     credit: describeCredit(stores, nowMs),
     openReservationCount: held.openCount,
-    outboxCount: tables.describePending().outboxCount,
+    outboxCount: tables.countOutbox(),
     lastAlarmError,
     counters: tables.readCounters(),
   }

@@ -83,8 +83,10 @@ export class IdempotencyTable {
     return row === undefined ? null : Number(row.atMs)
   }
 
-  /** Forgets some of those from before a time, in the order they were made. */
+  /** Forgets some of those from before a time, in the order they were made. Costs nothing while the oldest may stay. */
   deleteClaimedBefore(claimedBeforeMs: number): void {
+    const firstClaimedAtMs = this.firstClaimedAtMs()
+    if (firstClaimedAtMs === null || firstClaimedAtMs >= claimedBeforeMs) return
     this.#sql.exec(
       `DELETE FROM idempotency WHERE created_at_ms < ?
        AND sequence IN (SELECT sequence FROM idempotency ORDER BY sequence LIMIT ?)`,

@@ -1,6 +1,5 @@
 import { type Address, type Digest, ZERO_DIGEST } from '../../protocol/digest.ts'
 import { SPLIT_RULES, splitFee } from '../../protocol/fee-split.ts'
-import { commitAccount } from '../../protocol/usage-leaf.ts'
 import type { UsageOutcome, UsageRecord } from '../ledger/usage-record.ts'
 import type { AdmitRequest, Settlement } from './account-contract.ts'
 import { priceUsage } from './pricing.ts'
@@ -18,7 +17,8 @@ export interface Reservation
 
 export interface SettlementContext {
   readonly accountId: string
-  readonly accountSalt: Digest
+  /** `commitAccount` of it and its salt. */
+  readonly accountCommitment: Digest
   /** 32 fresh random bytes. */
   readonly contentSalt: Digest
   readonly payees: {
@@ -80,7 +80,7 @@ export function priceSettlement(
       merge: settlement.merge ?? null,
       attributionDigest: settlement.attributionDigest,
       credits,
-      accountCommitment: commitAccount(context.accountId, context.accountSalt),
+      accountCommitment: context.accountCommitment,
       contentSalt: context.contentSalt,
       promptHash: settlement.promptHash,
       outputHash: settlement.outputHash,

@@ -18,12 +18,22 @@ const EXPOSED_HEADERS = [
   ]),
 ]
 
-/** Lets browsers call from the configured origins, and read the headers that clients act on. */
-export const allowOrigins: MiddlewareHandler<AppEnv> = (c, next) => {
-  const origins = c.var.services.config.CORS_ORIGINS.split(',').map((origin) => origin.trim())
+let made: { readonly origins: string; readonly handler: MiddlewareHandler } | undefined
+
+function createCors(origins: string): MiddlewareHandler {
+  const list = origins.split(',').map((origin) => origin.trim())
   return cors({
-    origin: origins.includes('*') ? '*' : origins,
+    origin: list.includes('*') ? '*' : list,
     exposeHeaders: EXPOSED_HEADERS,
     maxAge: 86_400,
-  })(c, next)
+  })
+}
+
+/** Lets browsers call from the configured origins, and read the headers that clients act on. Whoever names no origin is no browser's page. */
+export const allowOrigins: MiddlewareHandler<AppEnv> = (c, next) => {
+  if (c.req.header('origin') === undefined) return next()
+  const { CORS_ORIGINS } = c.var.services.config
+  if (made?.origins !== CORS_ORIGINS)
+    made = { origins: CORS_ORIGINS, handler: createCors(CORS_ORIGINS) }
+  return made.handler(c, next)
 }

@@ -33,14 +33,15 @@ export async function getReceipt(c: AppContext): Promise<Response> {
   return c.json(receipt)
 }
 
-const ATTEMPT_COUNT = 4
-const ATTEMPT_INTERVAL_MS = 75
+const ATTEMPT_COUNT = 6
+/** Doubled after each: 1.5 s in all, and a record is flushed after one. */
+const FIRST_INTERVAL_MS = 50
 
 /** A record reaches D1 a moment after the answer went out; who asks at once is made to wait for it. */
 async function awaitRecord(store: BatchStore, requestId: string): Promise<RecordInBatch | null> {
   for (let attempt = 1; ; attempt++) {
     const found = await store.findRecord(requestId)
     if (found !== null || attempt === ATTEMPT_COUNT) return found
-    await new Promise((resolve) => setTimeout(resolve, ATTEMPT_INTERVAL_MS))
+    await new Promise((resolve) => setTimeout(resolve, FIRST_INTERVAL_MS * 2 ** (attempt - 1)))
   }
 }

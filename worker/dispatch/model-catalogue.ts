@@ -23,35 +23,43 @@ const STALE_MS = 10_000
 /**
  * What models the backends serve. Kept in the isolate as plain data and never as a promise: in
  * workerd, a request that awaits another request's I/O hangs. A backend that is silent keeps its last
- * list, marked unreachable.
+ * list, marked unreachable, unless it has answered somebody else meanwhile.
  */
 export function createModelCatalogue(
   backends: readonly BackendAddress[],
   log: Log,
 ): ModelCatalogue {
   let snapshots: readonly BackendSnapshot[] = []
+  const answers = new Map<
+    string,
+    { readonly models: readonly BackendModel[]; readonly atMs: number }
+  >()
   let readAtMs = Number.NEGATIVE_INFINITY
   let refreshBeganAtMs = Number.NEGATIVE_INFINITY
 
   async function refresh(): Promise<readonly BackendSnapshot[]> {
-    refreshBeganAtMs = Date.now()
-    const fetched = await Promise.all(backends.map(fetchSnapshot))
+    const beganAtMs = Date.now()
+    refreshBeganAtMs = beganAtMs
+    const fetched = await Promise.all(backends.map((backend) => fetchSnapshot(backend, beganAtMs)))
     snapshots = fetched
     readAtMs = Date.now()
     return fetched
   }
 
-  async function fetchSnapshot(backend: BackendAddress): Promise<BackendSnapshot> {
+  async function fetchSnapshot(
+    backend: BackendAddress,
+    beganAtMs: number,
+  ): Promise<BackendSnapshot> {
     try {
-      return { backendId: backend.id, isReachable: true, models: await fetchModels(backend) }
+      const models = await fetchModels(backend)
+      answers.set(backend.id, { models, atMs: Date.now() })
+      return { backendId: backend.id, isReachable: true, models }
     } catch (error) {
       log('backend_failed', { backendId: backend.id, ...describeError(error) })
-      return { backendId: backend.id, isReachable: false, models: lastModels(backend.id) }
+      const last = answers.get(backend.id)
+      const isReachable = last !== undefined && last.atMs >= beganAtMs
+      return { backendId: backend.id, isReachable, models: last?.models ?? [] }
     }
-  }
-
-  function lastModels(backendId: string): readonly BackendModel[] {
-    return snapshots.find((snapshot) => snapshot.backendId === backendId)?.models ?? []
   }
 
   return {

@@ -39,8 +39,9 @@ export async function relayBody(job: RelayJob): Promise<Response> {
   const work = fetchAndSettle(job, line)
   const early = await waitAtMost(work, COMMIT_AFTER_MS)
   if (early === null) {
+    const body = line.open()
     job.waitUntil(work.then((answer) => finishLate(line, answer)))
-    return new Response(line.open(), { headers: HEADERS })
+    return new Response(body, { headers: HEADERS })
   }
   line.quieten()
   switch (early.outcome) {

@@ -13,7 +13,7 @@ export interface RelayLine {
   readonly stopReason: () => StopReason | null
   /** Resets the upstream's silence. */
   readonly noteUpstream: () => void
-  /** The response body; from this call on blanks are sent. At most once. */
+  /** The response body; from this call on blanks are sent. At most once, and before anything is written. */
   readonly open: () => ReadableStream<Uint8Array>
   /** Resolves when the client's side has taken the bytes; throws when the client left. */
   readonly write: (bytes: Uint8Array) => Promise<void>
@@ -40,35 +40,36 @@ const BEAT_MS = 40
 /** A client that takes nothing for this long is as good as gone. */
 const MAX_CLIENT_STALL_MS = 60_000
 
+/** Costs little before it is opened: a quick answer never is. */
 export function createRelayLine(options: RelayLineOptions): RelayLine {
   const controller = new AbortController()
-  const { readable, writable } = new IdentityTransformStream()
-  const writer = writable.getWriter()
+  let writer: WritableStreamDefaultWriter<Uint8Array> | null = null
+  let beat: ReturnType<typeof setInterval> | null = null
   let reason: StopReason | null = null
-  let isOpen = false
   let isWriting = false
   let hasSpokenSinceBeat = false
   let isClientGone = false
   let clientStallMs = 0
+  let heardAtMs = Date.now()
   let upstreamSilenceMs = 0
 
   const stop = (why: StopReason) => {
     reason ??= why
     controller.abort()
   }
+  const silence = setTimeout(() => stop('upstream_silent'), options.maxUpstreamSilenceMs)
   const onClientGone = () => {
     isClientGone = true
     if (!options.outlivesClient) stop('client_left')
   }
   options.clientSignal.addEventListener('abort', onClientGone)
   if (options.clientSignal.aborted) onClientGone()
-  writer.closed.catch(onClientGone)
 
   async function send(bytes: Uint8Array): Promise<void> {
     if (isClientGone && options.outlivesClient) return
     isWriting = true
     try {
-      await writer.write(bytes)
+      await writer?.write(bytes)
     } catch (error) {
       onClientGone()
       if (!options.outlivesClient) throw error
@@ -79,20 +80,31 @@ export function createRelayLine(options: RelayLineOptions): RelayLine {
     }
   }
 
-  const timer = setInterval(() => {
+  function onBeat(): void {
     if (isWriting) {
       clientStallMs += BEAT_MS
-      if (clientStallMs >= MAX_CLIENT_STALL_MS) writer.abort().catch(onClientGone)
+      if (clientStallMs >= MAX_CLIENT_STALL_MS) writer?.abort().catch(onClientGone)
       return
     }
     upstreamSilenceMs += BEAT_MS
     if (upstreamSilenceMs >= options.maxUpstreamSilenceMs) stop('upstream_silent')
-    if (isOpen && !hasSpokenSinceBeat) send(options.blank).catch(onClientGone)
+    if (!hasSpokenSinceBeat) send(options.blank).catch(onClientGone)
     hasSpokenSinceBeat = false
-  }, BEAT_MS)
+  }
+
+  function open(): ReadableStream<Uint8Array> {
+    const { readable, writable } = new IdentityTransformStream()
+    writer = writable.getWriter()
+    writer.closed.catch(onClientGone)
+    clearTimeout(silence)
+    upstreamSilenceMs = Date.now() - heardAtMs
+    beat = setInterval(onBeat, BEAT_MS)
+    return readable
+  }
 
   const quieten = () => {
-    clearInterval(timer)
+    clearTimeout(silence)
+    if (beat !== null) clearInterval(beat)
     options.clientSignal.removeEventListener('abort', onClientGone)
   }
 
@@ -100,21 +112,19 @@ export function createRelayLine(options: RelayLineOptions): RelayLine {
     upstreamSignal: controller.signal,
     stopReason: () => reason,
     noteUpstream: () => {
+      heardAtMs = Date.now()
       upstreamSilenceMs = 0
     },
-    open: () => {
-      isOpen = true
-      return readable
-    },
+    open,
     write: send,
     quieten,
     close: async () => {
       quieten()
-      await writer.close().catch(() => {})
+      await writer?.close().catch(() => {})
     },
     breakOff: async () => {
       quieten()
-      await writer.abort(new Error('The answer was broken off.')).catch(() => {})
+      await writer?.abort(new Error('The answer was broken off.')).catch(() => {})
     },
   }
 }

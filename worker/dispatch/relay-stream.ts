@@ -43,8 +43,9 @@ export async function relayStream(job: RelayJob): Promise<Response> {
     if (early.ending.how === 'failed') throw early.ending.error
     return respondToNobody()
   }
+  const body = line.open()
   job.waitUntil(runRelay(job, { line, meter, arrival }))
-  return new Response(line.open(), {
+  return new Response(body, {
     headers: { 'content-type': CONTENT_TYPE, 'cache-control': 'no-cache' },
   })
 }

@@ -1,4 +1,18 @@
-import { and, asc, desc, eq, gte, lt, or, type SQL, sql } from 'drizzle-orm'
+import {
+  and,
+  asc,
+  type Column,
+  desc,
+  eq,
+  getTableColumns,
+  getTableName,
+  gte,
+  lt,
+  or,
+  type SQL,
+  sql,
+  type Table,
+} from 'drizzle-orm'
 import { type DrizzleD1Database, drizzle } from 'drizzle-orm/d1'
 import { z } from 'zod'
 import { apiKeys, usage } from './schema.ts'
@@ -12,38 +26,59 @@ export type LedgerEntry =
   | { readonly kind: 'usage'; readonly record: UsageRecord }
   | { readonly kind: 'key'; readonly key: typeof apiKeys.$inferSelect }
 
-/** D1 binds at most 100 parameters a statement; a record has 25. */
-const RECORDS_PER_STATEMENT = 4
+/** So that a statement's one parameter stays far below the 2 MB that D1 binds. */
+const ENTRIES_PER_STATEMENT = 50
+
+const INSERT_RECORDS = `${composeInsert(usage, omitBatch(getTableColumns(usage)))} ON CONFLICT DO NOTHING`
+const INSERT_KEYS = `${composeInsert(apiKeys, getTableColumns(apiKeys))} ON CONFLICT (id)
+  DO UPDATE SET revoked_at_ms = coalesce(api_keys.revoked_at_ms, excluded.revoked_at_ms)`
 
 /**
  * Writes entries in one transaction. Safe to repeat in any part: a record that is there stays as it
- * is, and of a key only the revocation is ever changed, and never undone. Throws when D1 fails.
+ * is, and of a key only the revocation is ever changed, and never undone. Throws when D1 fails. SQL
+ * that is made once and rows as JSON: building a query of so many values costs more than running it.
  */
 export async function writeLedger(
   database: D1Database,
   entries: readonly LedgerEntry[],
 ): Promise<void> {
-  const db = drizzle(database)
   const records = entries.flatMap((entry) => (entry.kind === 'usage' ? [entry.record] : []))
   const keys = entries.flatMap((entry) => (entry.kind === 'key' ? [entry.key] : []))
   const statements = [
-    ...Array.from({ length: Math.ceil(records.length / RECORDS_PER_STATEMENT) }, (_, index) => {
-      const start = index * RECORDS_PER_STATEMENT
-      const some = records.slice(start, start + RECORDS_PER_STATEMENT)
-      return db.insert(usage).values(some).onConflictDoNothing()
-    }),
-    ...keys.map((key) =>
-      db
-        .insert(apiKeys)
-        .values(key)
-        .onConflictDoUpdate({
-          target: apiKeys.id,
-          set: { revokedAtMs: sql`coalesce(${apiKeys.revokedAtMs}, excluded.revoked_at_ms)` },
-        }),
-    ),
+    ...composeStatements(database, INSERT_RECORDS, records),
+    ...composeStatements(database, INSERT_KEYS, keys),
   ]
-  const [first, ...rest] = statements
-  if (first !== undefined) await db.batch([first, ...rest])
+  if (statements.length > 0) await database.batch(statements)
+}
+
+function composeStatements(
+  database: D1Database,
+  insert: string,
+  rows: readonly object[],
+): D1PreparedStatement[] {
+  return Array.from({ length: Math.ceil(rows.length / ENTRIES_PER_STATEMENT) }, (_, index) => {
+    const start = index * ENTRIES_PER_STATEMENT
+    const some = rows.slice(start, start + ENTRIES_PER_STATEMENT)
+    return database.prepare(insert).bind(JSON.stringify(some))
+  })
+}
+
+/** Of rows in a JSON array, their fields named as the schema names them. */
+function composeInsert(table: Table, columns: Readonly<Record<string, Column>>): string {
+  const names = Object.values(columns).map(({ name }) => name)
+  const values = Object.keys(columns).map((field) => `value ->> '${field}'`)
+  return `INSERT INTO ${getTableName(table)} (${names.join(', ')})
+    SELECT ${values.join(', ')} FROM json_each(?) WHERE true`
+}
+
+/** Where a record is anchored is decided later. */
+function omitBatch({
+  batchId: _batchId,
+  leafIndex: _leafIndex,
+  leafHash: _leafHash,
+  ...columns
+}: ReturnType<typeof getTableColumns<typeof usage>>) {
+  return columns
 }
 
 /** `<completedAtMs>.<requestId>` of the last record of a page. */
