@@ -3,6 +3,7 @@ import { basename, dirname, join, resolve, sep } from 'node:path'
 import { z } from 'zod'
 import { type Address, addressSchema } from '../../protocol/digest.ts'
 import { BackendError } from '../errors.ts'
+import { OWNING_TENANT, qualifyName, type Tenant } from './owned-name.ts'
 
 const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$/
 const NAME_RULE = 'must be 1 to 100 letters, digits, ".", "_" or "-"'
@@ -10,7 +11,14 @@ const NAME_RULE = 'must be 1 to 100 letters, digits, ".", "_" or "-"'
 /** An adapter's own id: no `:`, which stands between base and adapter in `model`, and no `/`. */
 export const adapterIdSchema = z.string().regex(NAME, NAME_RULE)
 
-/** A folder of DATANETS_DIR. */
+/** `name`, or `tenant/name` of what a tenant registered. */
+export const qualifiedIdSchema = z.string().refine((id) => {
+  const [name = '', tenant, ...rest] = id.split('/').reverse()
+  const isTenant = tenant === undefined || OWNING_TENANT.test(tenant)
+  return NAME.test(name) && isTenant && rest.length === 0
+})
+
+/** A folder of DATANETS_DIR, or a datanet of the tenant's. */
 export const datanetNameSchema = z.string().regex(NAME, NAME_RULE)
 
 export const CONFIG_FILE = 'adapter_config.json'
@@ -35,6 +43,7 @@ export type AdapterSource =
 
 /** A content under an id. */
 export interface AdapterRegistration {
+  /** Qualified: {@link qualifyName}. */
   readonly id: string
   readonly owner: Address | null
   readonly datanet: string | null
@@ -44,6 +53,8 @@ export interface AdapterRegistration {
 }
 
 export interface RegistrationFields {
+  /** Absent or null: the operator. */
+  readonly tenant?: Tenant | undefined
   readonly id?: string | undefined
   readonly owner?: Address | undefined
   readonly datanet?: string | undefined
@@ -106,7 +117,7 @@ function nameRegistration(
   if (!id.success) throw rejectFile('id', `is not given, and its name ${NAME_RULE}`)
   if (id.data === options.baseId) throw rejectFile('id', 'is that of the base model')
   return {
-    id: id.data,
+    id: qualifyName(fields.tenant ?? null, id.data),
     owner: fields.owner ?? null,
     datanet: fields.datanet ?? null,
     isPinned: fields.pinned ?? false,

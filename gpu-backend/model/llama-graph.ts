@@ -17,7 +17,7 @@ import {
   WANTED_TOKENS,
 } from './graph-inputs.ts'
 import { type AccuracyLevel, addLinear, addLora } from './linear-graph.ts'
-import { type ModelConfig, type ModelSource } from './model-source.ts'
+import type { ModelConfig, ModelSource } from './model-source.ts'
 import { OnnxGraph, type OnnxModel } from './onnx-writer.ts'
 import { ropeFrequencies } from './rope.ts'
 
