@@ -1,10 +1,7 @@
 import { z } from 'zod'
+import { type AdapterListing, adapterIdSchema } from '../../protocol/adapter-listing.ts'
 import { addressSchema } from '../../protocol/digest.ts'
-import {
-  adapterIdSchema,
-  datanetNameSchema,
-  type RegistrationFields,
-} from '../adapters/adapter-folder.ts'
+import { datanetNameSchema, type RegistrationFields } from '../adapters/adapter-folder.ts'
 import type { AdapterEntry } from '../adapters/adapter-registry.ts'
 import type { StoredSource } from '../adapters/adapter-store.ts'
 import { hubRepoSchema, hubRevisionSchema } from '../adapters/hub-client.ts'
@@ -130,7 +127,10 @@ function unknownAdapter(): BackendError {
   return new BackendError('not_found', 'There is no adapter of this id.', { param: 'id' })
 }
 
-function formatEntry({ id, version, ...status }: AdapterEntry, { model }: Services) {
+function formatEntry(
+  { id, version, ...status }: AdapterEntry,
+  { model }: Services,
+): AdapterListing {
   const { state, error, events, useCount, waitingCount } = status
   return {
     id: splitName(id).name,

@@ -1,8 +1,8 @@
-import type { BackendModel } from '../../protocol/backend.ts'
 import type { Log } from '../log.ts'
 import { describeError } from '../log.ts'
 import { type BackendAddress, fetchModels } from './backend-client.ts'
 import type { BackendSnapshot } from './pick-backend.ts'
+import { partByOwner } from './visible-models.ts'
 
 export interface ModelCatalogue {
   /** What the backends list, at most `FRESH_MS` old, or `STALE_MS` while a newer list is on its way. */
@@ -43,15 +43,18 @@ export function createModelCatalogue(
 
   async function fetchSnapshot(backend: BackendAddress): Promise<BackendSnapshot> {
     try {
-      return { backendId: backend.id, isReachable: true, models: await fetchModels(backend) }
+      const listed = partByOwner(await fetchModels(backend))
+      return { backendId: backend.id, isReachable: true, ...listed }
     } catch (error) {
       log('backend_failed', { backendId: backend.id, ...describeError(error) })
-      return { backendId: backend.id, isReachable: false, models: lastModels(backend.id) }
+      return { backendId: backend.id, isReachable: false, ...lastListed(backend.id) }
     }
   }
 
-  function lastModels(backendId: string): readonly BackendModel[] {
-    return snapshots.find((snapshot) => snapshot.backendId === backendId)?.models ?? []
+  function lastListed(backendId: string): Omit<BackendSnapshot, 'backendId' | 'isReachable'> {
+    const { models = [], ownModels } =
+      snapshots.find((snapshot) => snapshot.backendId === backendId) ?? {}
+    return { models, ...(ownModels && { ownModels }) }
   }
 
   return {
