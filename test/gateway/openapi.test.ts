@@ -194,6 +194,10 @@ test('every operation answers as the document says', async () => {
 })
 
 test('refusals are as the document says, of every operation', async () => {
+  const { api_key: apiKey } = await gateway.admin('POST', `/accounts/${gateway.accountId}/keys`, {
+    name: 'all',
+    scopes: ['inference', 'usage:read', 'receipts:read', 'adapters:read', 'adapters:write'],
+  })
   for (const { operationId, path, method, operation } of listOperations()) {
     const url = path.replace(/\{\w+\}/g, 'none')
     const authorization = operation.security.length === 0 ? '' : 'Bearer tg_wrong'
@@ -205,7 +209,7 @@ test('refusals are as the document says, of every operation', async () => {
     const badBody = await gateway.call(url, {
       method,
       body: '{"model": 5, "name": 5, "grace_ms": "x", "budget_micro_usd": "x"}',
-      headers: isAdmin ? { authorization: `Bearer ${gateway.adminKey}` } : {},
+      headers: { authorization: `Bearer ${isAdmin ? gateway.adminKey : apiKey}` },
     })
     expect(badBody.status, operationId).toBe(400)
     expect(await expectDocumented(operationId, badBody)).toMatchObject({
