@@ -81,6 +81,8 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
     isKept: idempotency !== null || cache !== null,
     waitUntil,
     log,
+    telemetry: services.telemetry,
+    trace: c.var.trace,
   })
   answerHeaders.append('server-timing', `upstream;dur=${Date.now() - admittedAtMs}`)
   return response

@@ -15,6 +15,8 @@ export type BackendAddress = Config['BACKENDS'][number]
 export interface GenerationCall {
   readonly requestId: string
   readonly accountId: string
+  /** W3C Trace Context. */
+  readonly traceparent: string
   readonly endpoint: GenerationRequest['endpoint']
   readonly body: Uint8Array | string
   readonly signal: AbortSignal
@@ -49,6 +51,7 @@ export async function sendGeneration(
         'content-type': 'application/json',
         [REQUEST_ID_HEADER]: call.requestId,
         [TENANT_HEADER]: call.accountId,
+        traceparent: call.traceparent,
         ...authorize(backend),
       },
       body: call.body,

@@ -1,5 +1,7 @@
 import { ApiError } from '../errors.ts'
 import type { Log } from '../log.ts'
+import type { Telemetry } from '../telemetry/telemetry.ts'
+import { type TraceContext, writeTraceparent } from '../telemetry/trace-context.ts'
 import type { AccountClient } from './account-client.ts'
 import { sendGeneration } from './backend-client.ts'
 import { encodeUpstreamBody, type GenerationRequest } from './generation-request.ts'
@@ -24,6 +26,8 @@ export interface RelayJob {
   /** Keeps the work alive when the client has gone. */
   readonly waitUntil: (work: Promise<unknown>) => void
   readonly log: Log
+  readonly telemetry: Telemetry
+  readonly trace: TraceContext
 }
 
 /**
@@ -37,6 +41,7 @@ export function sendJob(job: RelayJob, line: RelayLine): Promise<Response> {
       sendGeneration(backend, {
         requestId,
         accountId,
+        traceparent: writeTraceparent(job.trace),
         endpoint: request.endpoint,
         body: encodeUpstreamBody(request, target.model.max_model_len),
         signal: line.upstreamSignal,

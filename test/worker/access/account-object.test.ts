@@ -155,6 +155,7 @@ describe('keys and limits', () => {
     expect(await account.stub().describeKey(account.key.keyHash)).toEqual({
       outcome: 'key',
       accountWindows: [],
+      credit: { isPrepaid: false, balanceMicroUsd: 0, reservedMicroUsd: 100 },
       accountId: account.accountId,
       key: {
         keyId: account.key.keyId,
