@@ -207,6 +207,8 @@ test('every operation answers as the document says', async () => {
   await ask('listBatches', '/admin/v1/batches')
   expect([...seen].toSorted()).toEqual(
     listOperations()
+      // Adapters need a backend that has them: test/gateway/adapters.test.ts.
+      .filter(({ operation }) => operation.tags[0] !== 'Adapters')
       .map(({ operationId }) => operationId)
       .toSorted(),
   )
