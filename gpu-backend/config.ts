@@ -100,6 +100,11 @@ export const backendConfigSchema = z.object({
   MAX_ADAPTERS: count(1, 1_000_000)
     .default(20_000)
     .describe('Adapters that are registered at once, rejected ones too. Default 20000.'),
+  MAX_TENANT_ADAPTERS: count(1, 1_000_000)
+    .default(100)
+    .describe(
+      'Adapters that one account may have registered, rejected ones too; the operator’s own are not counted. Default 100.',
+    ),
   HF_ENDPOINT: z
     .url({ protocol: /^https?$/ })
     .default('https://huggingface.co')

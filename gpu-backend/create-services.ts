@@ -41,6 +41,7 @@ export function createServices(
     ramBudgetBytes: config.ADAPTER_RAM_BYTES,
     maxWaitingCount: config.MAX_QUEUE,
     maxCount: config.MAX_ADAPTERS,
+    maxTenantCount: config.MAX_TENANT_ADAPTERS,
     openAttributor: createDatanetOpener(config.DATANETS_DIR),
     log,
     now,

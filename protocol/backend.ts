@@ -18,7 +18,10 @@ import { addressSchema, digestSchema } from './digest.ts'
 /** The gateway's request id; the backend runs a request under it and remembers its usage by it. */
 export const REQUEST_ID_HEADER = 'x-request-id'
 
-/** The account a request belongs to, for fairness between tenants. Opaque to the backend. */
+/**
+ * The account a request belongs to: for fairness between tenants, and because an account's own
+ * adapters are found, used and changed by it alone. Opaque to the backend.
+ */
 export const TENANT_HEADER = 'x-tallygate-tenant'
 
 /** How urgent a request is: one of {@link TIERS}. A backend takes none as `standard`. */
@@ -150,6 +153,8 @@ export const backendModelSchema = z.object({
   max_model_len: z.int().positive().optional(),
   /** SHA-256 of the exact weights: of the base model, or of the adapter's content. */
   digest: digestSchema.optional(),
+  /** The account that an adapter belongs to, and that alone may use it; absent: everyone may. */
+  tenant: z.string().optional(),
 })
 
 export type BackendModel = z.infer<typeof backendModelSchema>

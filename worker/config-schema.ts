@@ -93,6 +93,22 @@ export const configSchema = z.object({
     .max(600_000)
     .default(120_000)
     .describe('How long a request body may take to arrive, milliseconds.'),
+  MAX_UPLOAD_BYTES: z.coerce
+    .number()
+    .int()
+    .min(1_024)
+    .max(10_000_000_000)
+    .default(100_000_000)
+    .describe(
+      'Largest upload, bytes; Cloudflare has a limit of its own by plan. Default 100 MB, the smallest of those.',
+    ),
+  UPLOAD_TIMEOUT_MS: z.coerce
+    .number()
+    .int()
+    .min(100)
+    .max(3_600_000)
+    .default(300_000)
+    .describe('How long an upload may take to arrive, milliseconds.'),
   PAYEES: jsonOf(
     z.strictObject({ platform: addressSchema, backend: addressSchema, modelOwner: addressSchema }),
   ).describe(

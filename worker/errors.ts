@@ -11,6 +11,8 @@ export type ErrorCode =
   | 'model_not_found'
   | 'not_found'
   | 'adapter_rejected'
+  | 'adapter_in_use'
+  | 'adapter_unavailable'
   | 'method_not_allowed'
   | 'request_timeout'
   | 'idempotency_conflict'
@@ -97,6 +99,16 @@ export const ERRORS = {
     status: 422,
     type: 'invalid_request_error',
     message: 'The adapters cannot be used.',
+  },
+  adapter_in_use: {
+    status: 409,
+    type: 'invalid_request_error',
+    message: 'Requests still run on the adapter. It takes no new ones, and is gone when they end.',
+  },
+  adapter_unavailable: {
+    status: 503,
+    type: 'server_error',
+    message: 'The adapter cannot be fetched right now.',
   },
   method_not_allowed: {
     status: 405,

@@ -1,17 +1,20 @@
 import { open, readdir, realpath, stat } from 'node:fs/promises'
 import { basename, dirname, join, resolve, sep } from 'node:path'
 import { z } from 'zod'
+import { adapterIdSchema } from '../../protocol/adapter-listing.ts'
 import { type Address, addressSchema } from '../../protocol/digest.ts'
 import { BackendError } from '../errors.ts'
+import { OWNING_TENANT, qualifyName, type Tenant } from './owned-name.ts'
 
-const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$/
-const NAME_RULE = 'must be 1 to 100 letters, digits, ".", "_" or "-"'
+/** `name`, or `tenant/name` of what a tenant registered. */
+export const qualifiedIdSchema = z.string().refine((id) => {
+  const [name = '', tenant, ...rest] = id.split('/').reverse()
+  const isTenant = tenant === undefined || OWNING_TENANT.test(tenant)
+  return adapterIdSchema.safeParse(name).success && isTenant && rest.length === 0
+})
 
-/** An adapter's own id: no `:`, which stands between base and adapter in `model`, and no `/`. */
-export const adapterIdSchema = z.string().regex(NAME, NAME_RULE)
-
-/** A folder of DATANETS_DIR. */
-export const datanetNameSchema = z.string().regex(NAME, NAME_RULE)
+/** A folder of DATANETS_DIR, or a datanet of the tenant's. */
+export const datanetNameSchema = adapterIdSchema
 
 export const CONFIG_FILE = 'adapter_config.json'
 export const WEIGHTS_FILE = 'adapter_model.safetensors'
@@ -35,6 +38,7 @@ export type AdapterSource =
 
 /** A content under an id. */
 export interface AdapterRegistration {
+  /** Qualified: {@link qualifyName}. */
   readonly id: string
   readonly owner: Address | null
   readonly datanet: string | null
@@ -44,6 +48,8 @@ export interface AdapterRegistration {
 }
 
 export interface RegistrationFields {
+  /** Absent or null: the operator. */
+  readonly tenant?: Tenant | undefined
   readonly id?: string | undefined
   readonly owner?: Address | undefined
   readonly datanet?: string | undefined
@@ -103,10 +109,10 @@ function nameRegistration(
   options: { readonly source: AdapterSource; readonly baseId: string; readonly defaultId: string },
 ): AdapterRegistration {
   const id = adapterIdSchema.safeParse(fields.id ?? options.defaultId)
-  if (!id.success) throw rejectFile('id', `is not given, and its name ${NAME_RULE}`)
+  if (!id.success) throw rejectFile('id', `is not given, and its name is no valid one`)
   if (id.data === options.baseId) throw rejectFile('id', 'is that of the base model')
   return {
-    id: id.data,
+    id: qualifyName(fields.tenant ?? null, id.data),
     owner: fields.owner ?? null,
     datanet: fields.datanet ?? null,
     isPinned: fields.pinned ?? false,

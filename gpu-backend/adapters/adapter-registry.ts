@@ -14,6 +14,7 @@ import {
   toLoadError,
   type VersionStatus,
 } from './adapter-versions.ts'
+import { splitName, type Tenant } from './owned-name.ts'
 
 export interface AdapterEntry extends VersionStatus {
   readonly id: string
@@ -71,8 +72,10 @@ export interface AdapterRegistryOptions {
   readonly modelDigest: Digest
   /** Registrations that are kept at once, failed ones too. */
   readonly maxCount: number
-  /** Throws `adapter_rejected` where the datanet is missing or not valid. */
-  readonly openAttributor: (datanet: string) => Promise<Attributor>
+  /** Of these, what one tenant may have. */
+  readonly maxTenantCount: number
+  /** Throws `adapter_rejected` where the tenant has no such datanet, or it is not valid. */
+  readonly openAttributor: (datanet: string, tenant: Tenant) => Promise<Attributor>
   readonly log: Log
 }
 
@@ -180,13 +183,25 @@ class Registry implements AdapterRegistry {
   }
 
   #slotOf(id: string): Slot {
-    const { maxCount } = this.#options
-    const slot = this.#slots.get(id) ?? createSlot(id)
-    if (!this.#slots.has(id) && this.#slots.size >= maxCount) {
+    const known = this.#slots.get(id)
+    if (known) return known
+    const { maxCount, maxTenantCount } = this.#options
+    if (this.#slots.size >= maxCount) {
       throw rejectFile('id', `is one more than the ${maxCount} that MAX_ADAPTERS allows`)
     }
+    if (this.#countSiblings(id) >= maxTenantCount) {
+      throw rejectFile('id', `is one more than the ${maxTenantCount} that an account may have`)
+    }
+    const slot = createSlot(id)
     this.#slots.set(id, slot)
     return slot
+  }
+
+  /** Other adapters of the same tenant; the operator's are not counted. */
+  #countSiblings(id: string): number {
+    const { tenant } = splitName(id)
+    if (tenant === null) return 0
+    return [...this.#slots.keys()].filter((other) => splitName(other).tenant === tenant).length
   }
 
   #enqueue<Result>(slot: Slot, run: () => Promise<Result>): Promise<Result> {
@@ -256,12 +271,12 @@ class Registry implements AdapterRegistry {
 
 async function openVersion(
   { sources, versions, openAttributor }: AdapterRegistryOptions,
-  { owner, datanet, isPinned, source }: AdapterRegistration,
+  { id, owner, datanet, isPinned, source }: AdapterRegistration,
 ): Promise<AdapterVersion> {
   const prepared = await sources.prepare(source)
   try {
     versions.checkSize(prepared, isPinned)
-    const attributor = datanet === null ? null : await openAttributor(datanet)
+    const attributor = datanet === null ? null : await openAttributor(datanet, splitName(id).tenant)
     return versions.open({ ...prepared, owner, datanet, isPinned, attributor })
   } catch (error) {
     await sources.forget(prepared, !versions.hasStored(prepared.digest))
@@ -278,7 +293,8 @@ async function restoreVersion(
   }
   const { digest, sizeBytes, owner, datanet, isPinned, source } = record
   versions.checkSize({ digest, sizeBytes, source }, isPinned)
-  const attributor = datanet === null ? null : await openAttributor(datanet)
+  const attributor =
+    datanet === null ? null : await openAttributor(datanet, splitName(record.id).tenant)
   return versions.open({ digest, sizeBytes, owner, datanet, isPinned, source, attributor })
 }
 

@@ -4,8 +4,9 @@ import { join } from 'node:path'
 import { z } from 'zod'
 import { addressSchema, type Digest, digestSchema } from '../../protocol/digest.ts'
 import { ModelFileError } from '../model/model-file-error.ts'
-import { adapterIdSchema, datanetNameSchema, rejectFile, WEIGHTS_FILE } from './adapter-folder.ts'
+import { datanetNameSchema, qualifiedIdSchema, rejectFile, WEIGHTS_FILE } from './adapter-folder.ts'
 import { ByteBudget } from './byte-budget.ts'
+import { toFileName } from './owned-name.ts'
 
 /** Where the content of a registered adapter comes from, also after a restart. */
 const storedSourceSchema = z.discriminatedUnion('kind', [
@@ -18,10 +19,10 @@ const storedSourceSchema = z.discriminatedUnion('kind', [
 
 export type StoredSource = z.infer<typeof storedSourceSchema>
 
-/** `registrations/<id>.json`: what a restart needs to serve the adapter again without reading it. */
+/** `registrations/<id>.json`, of a tenant's `<tenant>@<id>.json`: what a restart needs to serve the adapter again without reading it. */
 const recordSchema = z.strictObject({
   version: z.literal(1),
-  id: adapterIdSchema,
+  id: qualifiedIdSchema,
   owner: addressSchema.nullable(),
   datanet: datanetNameSchema.nullable(),
   isPinned: z.boolean(),
@@ -132,9 +133,9 @@ export async function openAdapterStore({
     saveRecord: async (record) => {
       const path = createPath()
       await writeDurably(path, `${JSON.stringify(record, null, 2)}\n`)
-      await rename(path, join(folders.records, `${record.id}.json`))
+      await rename(path, join(folders.records, `${toFileName(record.id)}.json`))
     },
-    removeRecord: (id) => rm(join(folders.records, `${id}.json`), { force: true }),
+    removeRecord: (id) => rm(join(folders.records, `${toFileName(id)}.json`), { force: true }),
     stage: async () => {
       const folder = createPath()
       await mkdir(folder)

@@ -19,6 +19,7 @@ import type { AdapterState } from './adapter-state.ts'
 import type { AdapterStore } from './adapter-store.ts'
 import { AdapterVersions } from './adapter-versions.ts'
 import type { HubOptions } from './hub-client.ts'
+import type { Tenant } from './owned-name.ts'
 
 /** What a request to register means. Each throws `adapter_rejected`. */
 export interface AdapterIntake {
@@ -65,8 +66,10 @@ export interface AdaptersOptions {
   /** Requests that may wait for their adapters. */
   readonly maxWaitingCount: number
   readonly maxCount: number
-  /** Throws `adapter_rejected` where the datanet is missing or not valid. */
-  readonly openAttributor: (datanet: string) => Promise<Attributor>
+  /** Registrations of one tenant. */
+  readonly maxTenantCount: number
+  /** Throws `adapter_rejected` where the tenant has no such datanet, or it is not valid. */
+  readonly openAttributor: (datanet: string, tenant: Tenant) => Promise<Attributor>
   readonly log: Log
   readonly now: () => number
 }
@@ -115,6 +118,7 @@ export function createAdapters(options: AdaptersOptions): Adapters {
     store,
     modelDigest: model.digest,
     maxCount: options.maxCount,
+    maxTenantCount: options.maxTenantCount,
     openAttributor: options.openAttributor,
     log,
   })

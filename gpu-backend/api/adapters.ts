@@ -1,13 +1,16 @@
 import { z } from 'zod'
+import { type AdapterListing, adapterIdSchema } from '../../protocol/adapter-listing.ts'
 import { addressSchema } from '../../protocol/digest.ts'
-import { adapterIdSchema, datanetNameSchema } from '../adapters/adapter-folder.ts'
+import { datanetNameSchema, type RegistrationFields } from '../adapters/adapter-folder.ts'
 import type { AdapterEntry } from '../adapters/adapter-registry.ts'
 import type { StoredSource } from '../adapters/adapter-store.ts'
 import { hubRepoSchema, hubRevisionSchema } from '../adapters/hub-client.ts'
+import { qualifyName, splitName, type Tenant } from '../adapters/owned-name.ts'
 import { BackendError } from '../errors.ts'
 import { receiveUpload } from './adapter-upload.ts'
 import { parseFields, readJsonBody } from './json-body.ts'
 import type { BackendContext, Services } from './services.ts'
+import { requireOwner } from './tenant.ts'
 
 const fieldShape = {
   id: adapterIdSchema.optional(),
@@ -45,17 +48,21 @@ const uploadSchema = z.strictObject({
 /**
  * Registers an adapter while serving, and answers when it can be named in requests: checked byte by
  * byte, but in memory only if it is pinned. A `multipart/form-data` body brings the files themselves.
+ * With a tenant, the adapter is that tenant's alone.
  */
 export async function registerAdapter(c: BackendContext, services: Services): Promise<Response> {
   const isUpload = /^multipart\/form-data\b/i.test(c.req.header('content-type') ?? '')
   const entry = isUpload ? await registerUpload(c, services) : await registerNamed(c, services)
-  return c.json(formatEntry(entry), 201)
+  return c.json(formatEntry(entry, services), 201)
 }
 
 async function registerNamed(c: BackendContext, services: Services): Promise<AdapterEntry> {
   const { adapterIntake, maxBodyBytes } = services
   const fields = await readJsonBody(c, registerSchema, maxBodyBytes)
-  const { path, repo, revision = 'main', ...named } = fields
+  const { path, repo, revision = 'main', ...rest } = fields
+  const tenant = requireOwner(c)
+  if (tenant !== null && path !== undefined) throw operatorsOnly('path')
+  const named = ownFields(rest, tenant)
   const registration =
     repo === undefined
       ? await adapterIntake.planFolder(path ?? '', named)
@@ -67,11 +74,12 @@ async function registerUpload(
   c: BackendContext,
   { adapters, adapterIntake }: Services,
 ): Promise<AdapterEntry> {
+  const tenant = requireOwner(c)
   const folder = await adapterIntake.stage()
   try {
     const { maxFileBytes } = adapterIntake
     const received = await receiveUpload(c.req.raw, { folder, maxFileBytes })
-    const fields = parseFields(uploadSchema, received)
+    const fields = ownFields(parseFields(uploadSchema, received), tenant)
     const registration = await adapterIntake.planUpload(folder, fields)
     return await adapters.register(registration, { isKept: true })
   } finally {
@@ -79,38 +87,56 @@ async function registerUpload(
   }
 }
 
-/** `GET /v1/adapters`: all that were asked for, with their states. */
+/** What a tenant may say of its adapter. Memory that others could use is not given away by it. */
+function ownFields(fields: RegistrationFields, tenant: Tenant): RegistrationFields {
+  if (tenant !== null && fields.pinned !== undefined) throw operatorsOnly('pinned')
+  return { ...fields, tenant }
+}
+
+function operatorsOnly(param: string): BackendError {
+  return new BackendError('invalid_request', `'${param}': is for the operator alone`, { param })
+}
+
+/** `GET /v1/adapters`: the tenant's own, without a tenant all, with their states. */
 export function listAdapters(c: BackendContext, services: Services): Response {
-  return c.json({ object: 'list', data: services.adapters.list().map(formatEntry) })
+  const tenant = requireOwner(c)
+  const entries = services.adapters
+    .list()
+    .filter(({ id }) => tenant === null || splitName(id).tenant === tenant)
+  return c.json({ object: 'list', data: entries.map((entry) => formatEntry(entry, services)) })
 }
 
 /** `GET /v1/adapters/{id}` */
 export function findAdapter(c: BackendContext, services: Services): Response {
   const entry = services.adapters.find(pathId(c))
-  if (entry) return c.json(formatEntry(entry))
+  if (entry) return c.json(formatEntry(entry, services))
   throw unknownAdapter()
 }
 
 /** `DELETE /v1/adapters/{id}`: answers when the last request in flight has ended. */
 export async function unregisterAdapter(c: BackendContext, services: Services): Promise<Response> {
-  const id = pathId(c)
-  if (!(await services.adapters.unregister(id))) throw unknownAdapter()
-  return c.json({ id, object: 'adapter', deleted: true })
+  if (!(await services.adapters.unregister(pathId(c)))) throw unknownAdapter()
+  return c.json({ id: splitName(pathId(c)).name, object: 'adapter', deleted: true })
 }
 
 function pathId(c: BackendContext): string {
-  return c.req.param('id') ?? ''
+  return qualifyName(requireOwner(c), c.req.param('id') ?? '')
 }
 
 function unknownAdapter(): BackendError {
   return new BackendError('not_found', 'There is no adapter of this id.', { param: 'id' })
 }
 
-function formatEntry({ id, version, ...status }: AdapterEntry) {
+function formatEntry(
+  { id, version, ...status }: AdapterEntry,
+  { model }: Services,
+): AdapterListing {
   const { state, error, events, useCount, waitingCount } = status
   return {
-    id,
+    id: splitName(id).name,
     object: 'adapter',
+    tenant: splitName(id).tenant,
+    base_model: model.id,
     state,
     error: error ? { code: error.code, message: error.message, param: error.param } : null,
     digest: version?.digest ?? null,

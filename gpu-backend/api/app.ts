@@ -18,6 +18,7 @@ import { answerMetrics } from './metrics.ts'
 import { findModel, listModels } from './models.ts'
 import { findRequestReport } from './request-reports.ts'
 import type { BackendContext, BackendEnv, Services } from './services.ts'
+import { ANONYMOUS } from './tenant.ts'
 import { answerDetokenize, answerTokenize } from './tokenize.ts'
 
 type Operation = (c: BackendContext, services: Services) => Response | Promise<Response>
@@ -73,7 +74,7 @@ function identifyRequest(services: Services): MiddlewareHandler<BackendEnv> {
     const requestId = REQUEST_ID.test(givenId) ? givenId : services.createRequestId()
     const tenant = c.req.header(TENANT_HEADER) ?? ''
     c.set('requestId', requestId)
-    c.set('tenant', TENANT.test(tenant) ? tenant : 'anonymous')
+    c.set('tenant', TENANT.test(tenant) ? tenant : ANONYMOUS)
     c.header(REQUEST_ID_HEADER, requestId)
     c.set('tier', readTier(c.req.header(TIER_HEADER)))
     await next()

@@ -1,8 +1,10 @@
 import type { AdapterMerge, MergePlan } from '../../protocol/adapter-merge.ts'
 import type { AdapterVersion } from '../adapters/adapter-versions.ts'
+import { listPlaces } from '../adapters/owned-name.ts'
 import { mergeAttributors } from '../attribution/merge-attributors.ts'
 import { BackendError } from '../errors.ts'
 import type { Services } from './services.ts'
+import { asOwner } from './tenant.ts'
 
 /** The adapter that answers: a registered one, or a merge of several. */
 export interface ServedAdapter extends Pick<AdapterVersion, 'digest' | 'owner' | 'attributor'> {
@@ -17,6 +19,13 @@ export interface ModelTarget {
   readonly release: () => void
 }
 
+/** What a request names, and who asks. */
+interface NamedModel {
+  readonly model: string
+  readonly merge: MergePlan | null
+  readonly tenant: string
+}
+
 type TargetServices = Pick<Services, 'adapters' | 'model'>
 
 /**
@@ -25,37 +34,40 @@ type TargetServices = Pick<Services, 'adapters' | 'model'>
  * `model_not_found`, or why it cannot be loaded.
  */
 export async function leaseModel(
-  { model, merge }: { readonly model: string; readonly merge: MergePlan | null },
+  { model, merge, tenant }: NamedModel,
   services: TargetServices,
   signal: AbortSignal,
 ): Promise<ModelTarget> {
   const { adapters, model: base } = services
-  if (merge) return leaseMerge(model, merge, services, signal)
+  if (merge) return leaseMerge({ model, merge, tenant }, services, signal)
   if (model === base.id) return { adapter: null, release: () => undefined }
-  const id = withoutBase(model, base.id)
+  const name = withoutBase(model, base.id)
+  const id = findPlace(name, tenant, adapters)
+  if (id === null) throw unknownModel(model, 'model')
   const lease = await adapters.lease(id, signal).catch((error: unknown) => {
-    throw explainFailure(id, error, signal)
+    throw explainFailure(name, error, signal)
   })
   if (lease) return { adapter: { ...lease.version, merge: null }, release: lease.release }
   const error = adapters.find(id)?.error
-  if (error) throw explainFailure(id, error, signal)
+  if (error) throw explainFailure(name, error, signal)
   throw unknownModel(model, 'model')
 }
 
 async function leaseMerge(
-  model: string,
-  plan: MergePlan,
+  { model, merge: plan, tenant }: NamedModel & { readonly merge: MergePlan },
   { adapters, model: base }: TargetServices,
   signal: AbortSignal,
 ): Promise<ModelTarget> {
   if (model !== base.id) {
-    if (adapters.find(withoutBase(model, base.id)) === null) throw unknownModel(model, 'model')
+    if (findPlace(withoutBase(model, base.id), tenant, adapters) === null)
+      throw unknownModel(model, 'model')
     const message = `'model': must be '${base.id}' where 'tallygate.adapters' names the adapters`
     throw new BackendError('invalid_request', message, { param: 'model' })
   }
   const members = plan.members.map((member) => ({
     ...member,
-    id: withoutBase(member.id, base.id),
+    // Of a name that nobody has, the registry says the same.
+    id: findPlace(withoutBase(member.id, base.id), tenant, adapters) ?? '',
   }))
   const result = await adapters.leaseMerge({ ...plan, members }, signal).catch((error) => {
     throw signal.aborted ? shuttingDown() : error
@@ -69,6 +81,17 @@ async function leaseMerge(
     held.map(({ version, weightPpm }) => ({ attributor: version.attributor, weightPpm })),
   )
   return { adapter: { digest, owner: null, attributor, merge }, release }
+}
+
+/** Where the adapter stands that a tenant means by a name; null: it may use none of this name. */
+function findPlace(
+  name: string,
+  tenant: string,
+  adapters: TargetServices['adapters'],
+): string | null {
+  const known = listPlaces(asOwner(tenant), name).flatMap((id) => adapters.find(id) ?? [])
+  const serving = known.find(({ version, state }) => version !== null && state !== 'unloading')
+  return (serving ?? known[0])?.id ?? null
 }
 
 function withoutBase(id: string, baseId: string): string {

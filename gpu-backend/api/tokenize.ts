@@ -35,7 +35,7 @@ const tokenizeSchema = z
 /** Says which tokens a prompt has. Costs the engine nothing. */
 export async function answerTokenize(c: BackendContext, services: Services): Promise<Response> {
   const fields = await readJsonBody(c, tokenizeSchema, services.maxBodyBytes)
-  requireModel(fields.model, services)
+  requireModel(fields.model, services, c.var.tenant)
   const { model } = services
   const tokens = encode(fields, model)
   return c.json({
@@ -71,7 +71,7 @@ const detokenizeSchema = z.object({
 /** vLLM's `POST /detokenize`: the text of tokens, control tokens spelled out. */
 export async function answerDetokenize(c: BackendContext, services: Services): Promise<Response> {
   const fields = await readJsonBody(c, detokenizeSchema, services.maxBodyBytes)
-  requireModel(fields.model, services)
+  requireModel(fields.model, services, c.var.tenant)
   const { model } = services
   const unknownAt = fields.tokens.findIndex((token) => token >= model.vocabSize)
   if (unknownAt !== -1) {

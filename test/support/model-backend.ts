@@ -1,6 +1,7 @@
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { openAdapterStore } from '../../gpu-backend/adapters/adapter-store.ts'
 import { startServer } from '../../gpu-backend/api/server.ts'
 import { readConfig } from '../../gpu-backend/config.ts'
 import { createServices } from '../../gpu-backend/create-services.ts'
@@ -16,7 +17,12 @@ export interface ModelBackend {
 }
 
 /** The whole backend in this process, with a tiny random model in the real engine. */
-export async function startModelBackend(options: TinyModelOptions): Promise<ModelBackend> {
+export async function startModelBackend(
+  options: TinyModelOptions & {
+    /** More variables of the backend. */
+    readonly env?: Readonly<Record<string, string>>
+  },
+): Promise<ModelBackend> {
   const folder = mkdtempSync(join(tmpdir(), 'tallygate-backend-'))
   const modelPath = join(folder, 'tiny.gguf')
   writeTinyGguf(modelPath, options)
@@ -32,9 +38,13 @@ export async function startModelBackend(options: TinyModelOptions): Promise<Mode
     ({ detail }) => faults.push(detail),
   )
   const shutdown = new AbortController()
-  const services = createServices(readConfig({ MODEL: modelPath }), {
+  const config = readConfig({ MODEL: modelPath, ...options.env })
+  const services = createServices(config, {
     engine,
-    store: null,
+    store: await openAdapterStore({
+      dir: join(folder, 'store'),
+      budgetBytes: config.ADAPTER_DISK_BYTES,
+    }),
     log: () => undefined,
     shutdownSignal: shutdown.signal,
   })

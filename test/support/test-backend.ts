@@ -70,6 +70,7 @@ export interface TestBackendOptions extends EngineScript {
   readonly diskBudgetBytes?: number
   readonly ramBudgetBytes?: number
   readonly maxAdapterCount?: number
+  readonly maxTenantAdapterCount?: number
   readonly hubUrl?: string
   /** Taken over from another backend; default: a new folder. */
   readonly adaptersDir?: string
@@ -103,6 +104,7 @@ export async function startTestBackend(options: TestBackendOptions = {}): Promis
     ramBudgetBytes: options.ramBudgetBytes ?? 1_000_000,
     maxWaitingCount: 100,
     maxCount: options.maxAdapterCount ?? 10_000,
+    maxTenantCount: options.maxTenantAdapterCount ?? 100,
     openAttributor: async (datanet) => {
       const attributor = options.attributors?.[datanet]
       if (attributor) return attributor

@@ -11,6 +11,7 @@ import type {
   Settlement,
   SettleResult,
 } from './account-contract.ts'
+import { hasScope } from './account-settings.ts'
 import type { AccountStores } from './account-stores.ts'
 import type { AccountRow, AccountTables, KeyRow } from './account-tables.ts'
 import { type Admission, decideAdmission } from './admission.ts'
@@ -75,7 +76,7 @@ export class AccountBooks {
     if (key === null) return { outcome: 'unknown_key' }
     this.#keyDetails.noteUse(key.keyId, nowMs)
     const { scopes } = this.#keyDetails.find(key.keyId)
-    if (scopes !== null && !scopes.includes('inference')) return { outcome: 'insufficient_scope' }
+    if (!hasScope(scopes, 'inference')) return { outcome: 'insufficient_scope' }
     const { requestId } = request
     const cached = cache === undefined ? null : this.#cache.find(cache.key, nowMs)
     const repeated = this.#admitAgain(requestId, { key, cached, nowMs })

@@ -146,7 +146,7 @@ export interface KeySummary {
   readonly revokedAtMs: number | null
   /** Null: all. */
   readonly models: readonly string[] | null
-  /** Null: all. */
+  /** Null: all but those that have to be named. */
   readonly scopes: readonly KeyScope[] | null
   /** To the minute; null: never. */
   readonly lastUsedAtMs: number | null

@@ -28,18 +28,27 @@ export type AccountSettings = z.infer<typeof accountSettingsSchema>
 /** What the account's meter is made from. */
 export type AccountLimits = Omit<AccountSettings, 'windowBudgets' | 'alerts' | 'prepaid'>
 
-/** What a key may be used for: to have text made, to read records, to read receipts. */
-const keyScopeSchema = z.enum(['inference', 'usage:read', 'receipts:read'])
+/** What a key may be used for: to have text made, to read records, to read receipts, … */
+const COMMON_SCOPES = ['inference', 'usage:read', 'receipts:read'] as const
+/** … and to see or change what the account has its text made of, which a key has only if it is named. */
+const NAMED_SCOPES = ['adapters:read', 'adapters:write'] as const
+
+const keyScopeSchema = z.enum([...COMMON_SCOPES, ...NAMED_SCOPES])
 
 export type KeyScope = z.infer<typeof keyScopeSchema>
+
+/** Whether a key of these scopes has one; null: those that are common. */
+export function hasScope(scopes: readonly KeyScope[] | null, needed: KeyScope): boolean {
+  return (scopes ?? COMMON_SCOPES).some((scope) => scope === needed)
+}
 
 /** What holds for one key, beside the account's limits. Null: only the account's. */
 export const keySettingsSchema = z.strictObject({
   name: z.string().min(1).max(100),
   /** Null: the key does not expire. */
   expiresAtMs: z.int().min(0).nullable().default(null),
-  /** Null: all. */
-  scopes: z.array(keyScopeSchema).max(3).nullable().default(null),
+  /** Null: all but those that have to be named. */
+  scopes: z.array(keyScopeSchema).max(keyScopeSchema.options.length).nullable().default(null),
   /** The models it may use, as callers name them. Null: all. */
   models: z.array(z.string().min(1).max(200)).max(1_000).nullable().default(null),
   requestsPerMinute: rateSchema.nullable().default(null),

@@ -13,7 +13,7 @@ interface ReplacedSecret {
 }
 
 interface KeyDetails {
-  /** Null: all. */
+  /** Null: all but those that have to be named. */
   readonly scopes: readonly KeyScope[] | null
   /** To the minute; null: never. */
   readonly lastUsedAtMs: number | null
@@ -50,7 +50,7 @@ export class KeyDetailsTable {
     this.#replaced = null
   }
 
-  /** A key that was made before there were details has all scopes. */
+  /** A key that was made before there were details has the scopes that need no naming. */
   find(keyId: string): KeyDetails {
     const known = this.#details.get(keyId)
     if (known !== undefined) return known

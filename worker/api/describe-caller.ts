@@ -1,5 +1,5 @@
 import type { DescribeKeyResult } from '../access/account-contract.ts'
-import type { KeyScope } from '../access/account-settings.ts'
+import { hasScope, type KeyScope } from '../access/account-settings.ts'
 import { ApiError } from '../errors.ts'
 import type { AppContext } from './app-context.ts'
 
@@ -14,8 +14,7 @@ export async function describeCaller(
   const { accountId, keyHash } = c.var.caller
   const described = await c.var.services.account(accountId).describeKey(keyHash)
   if (described.outcome === 'unknown_key') throw new ApiError('invalid_api_key')
-  const { scopes } = described.key
-  if (neededScope !== undefined && scopes !== null && !scopes.includes(neededScope))
+  if (neededScope !== undefined && !hasScope(described.key.scopes, neededScope))
     throw insufficientScope(neededScope)
   return described
 }

@@ -28,7 +28,7 @@ export const apiKeySchema = z
       .unwrap()
       .readonly()
       .nullable()
-      .describe('Null: all.'),
+      .describe('Null: `inference`, `usage:read` and `receipts:read`.'),
     budget: budgetSchema,
     window_budgets: z.array(windowBudgetSchema),
   })

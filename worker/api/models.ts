@@ -1,13 +1,16 @@
 import { z } from 'zod'
-import { type BackendModel, backendModelSchema } from '../../protocol/backend.ts'
+import { backendModelSchema } from '../../protocol/backend.ts'
+import { showTo } from '../dispatch/visible-models.ts'
 import { ApiError } from '../errors.ts'
 import type { AppContext } from './app-context.ts'
 import { describeCaller } from './describe-caller.ts'
 
-export const modelSchema = backendModelSchema.meta({
+export const modelSchema = backendModelSchema.omit({ tenant: true }).meta({
   id: 'Model',
   description: 'A base model, or an adapter with `parent` set.',
 })
+
+type Model = z.infer<typeof modelSchema>
 
 export const modelListSchema = z
   .strictObject({ object: z.literal('list'), data: z.array(modelSchema) })
@@ -31,13 +34,14 @@ export async function getModel(c: AppContext): Promise<Response> {
   return c.json(model)
 }
 
-async function findModels(c: AppContext): Promise<readonly BackendModel[]> {
-  const { key } = await describeCaller(c)
-  const snapshots = await c.var.services.catalogue.read((work) => c.executionCtx.waitUntil(work))
+async function findModels(c: AppContext): Promise<readonly Model[]> {
+  const { key, accountId } = await describeCaller(c)
+  const listed = await c.var.services.catalogue.read((work) => c.executionCtx.waitUntil(work))
+  const snapshots = showTo(accountId, listed)
   const reachable = snapshots.filter((snapshot) => snapshot.isReachable)
   if (reachable.length === 0) throw new ApiError('no_backend', { retryAfterMs: 1_000 })
-  const models = new Map<string, BackendModel>()
-  for (const model of reachable.flatMap((snapshot) => snapshot.models)) {
+  const models = new Map<string, Model>()
+  for (const { tenant: _, ...model } of reachable.flatMap((snapshot) => snapshot.models)) {
     const isAllowed = key.models === null || key.models.includes(model.id)
     if (isAllowed && !models.has(model.id)) models.set(model.id, model)
   }

@@ -67,7 +67,7 @@ export function composeOpenApiDocument(operations: readonly Operation[]): Json {
 }
 
 function composeOperation(operation: Operation, schemas: Record<string, Json>): Json {
-  const { id, tag, summary, description, key, body, answer } = operation
+  const { id, tag, summary, description, key, body, form, answer } = operation
   return {
     operationId: id,
     tags: [tag],
@@ -78,7 +78,12 @@ function composeOperation(operation: Operation, schemas: Record<string, Json>): 
     ...(body !== undefined && {
       requestBody: {
         required: true,
-        content: { 'application/json': { schema: composeSchema(body, schemas) } },
+        content: {
+          'application/json': { schema: composeSchema(body, schemas) },
+          ...(form !== undefined && {
+            'multipart/form-data': { schema: composeSchema(form, schemas) },
+          }),
+        },
       },
     }),
     responses: {

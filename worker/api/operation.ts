@@ -7,6 +7,7 @@ import type { AppEnv } from './app-context.ts'
 export const TAGS = {
   Generation: 'Text, structured answers, tool calls and embeddings, by the OpenAI API.',
   Models: 'What a key may use.',
+  Adapters: 'The account’s own, which no other account sees or uses.',
   Account: 'What was used, what it cost, what is left, and the proofs.',
   Operation: 'What needs no key.',
   Administration: 'For the operator: accounts, keys, budgets, anchoring.',
@@ -28,6 +29,8 @@ export interface Operation {
   readonly parameters?: Readonly<Record<string, string>>
   readonly query?: z.ZodObject
   readonly body?: z.ZodType
+  /** What may come as `multipart/form-data` instead. */
+  readonly form?: z.ZodType
   /** The same request may be sent again with an `Idempotency-Key`. */
   readonly isIdempotent?: boolean
   readonly answer: Answer

@@ -59,7 +59,7 @@ async function readBytes(request: Request, limits: BodyLimits): Promise<Uint8Arr
 }
 
 /** The body's chunks. Throws an ApiError when they end too early, or too late. */
-async function* readInTime(request: Request, timeoutMs: number): AsyncGenerator<Uint8Array> {
+export async function* readInTime(request: Request, timeoutMs: number): AsyncGenerator<Uint8Array> {
   if (request.body === null) return
   const reader = request.body.getReader()
   let isLate = false

@@ -31,6 +31,7 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
   const idempotency = await readIdempotencyClaim(c, request)
   const isCacheable = wantsCache(request)
   const candidates = await findTargets(services, request, waitUntil, {
+    accountId: caller.accountId,
     needsFreshList: isCacheable, // an answer is found by its weights
   })
   const cache = isCacheable ? await composeCacheClaim(request, candidates[0].target) : null

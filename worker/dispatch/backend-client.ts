@@ -92,11 +92,11 @@ export async function fetchModels(backend: BackendAddress): Promise<readonly Bac
   return backendModelsSchema.parse(await response.json()).data
 }
 
-function locate(backend: BackendAddress, path: string): string {
+export function locate(backend: BackendAddress, path: string): string {
   return `${backend.url.replace(/\/$/, '')}${path}`
 }
 
-function authorize(backend: BackendAddress): Record<string, string> {
+export function authorize(backend: BackendAddress): Record<string, string> {
   return backend.token === undefined ? {} : { authorization: `Bearer ${backend.token}` }
 }
 
@@ -110,7 +110,7 @@ const VALIDATION_CODES: Readonly<Record<number, ErrorCode>> = {
 const MAX_ERROR_CHARACTERS = 64_000
 
 /** A backend's refusal as our caller may see it: its findings on the request are passed on, its own troubles are not. */
-async function readUpstreamError(response: Response): Promise<ApiError> {
+export async function readUpstreamError(response: Response): Promise<ApiError> {
   const cause = new Error(`The backend answered ${response.status}.`)
   const text = await response.text().catch(() => '')
   const validationCode = VALIDATION_CODES[response.status]

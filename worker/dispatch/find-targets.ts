@@ -1,3 +1,4 @@
+import type { BackendModel } from '../../protocol/backend.ts'
 import type { Tariff } from '../access/pricing.ts'
 import type { Config } from '../env.ts'
 import { ApiError } from '../errors.ts'
@@ -8,6 +9,7 @@ import type { Fleet } from './fleet.ts'
 import type { GenerationRequest } from './generation-request.ts'
 import type { ModelCatalogue } from './model-catalogue.ts'
 import { type Pick as BackendPick, pickBackend, type Target } from './pick-backend.ts'
+import { showTo } from './visible-models.ts'
 
 interface Dispatch {
   readonly config: Config
@@ -23,6 +25,12 @@ export interface Candidate {
   readonly tariff: Tariff
 }
 
+interface TargetOptions {
+  /** Whose request it is: it sees what everyone may use, and its own. */
+  readonly accountId: string
+  readonly needsFreshList?: boolean
+}
+
 /** How soon a caller may try again when no backend answers. */
 const NO_BACKEND_RETRY_AFTER_MS = 1_000
 
@@ -35,7 +43,7 @@ export async function findTargets(
   { config, catalogue, fleet, prices }: Dispatch,
   request: Pick<GenerationRequest, 'model' | 'merge'>,
   waitUntil: (work: Promise<unknown>) => void,
-  { needsFreshList = false } = {},
+  { accountId, needsFreshList = false }: TargetOptions,
 ): Promise<readonly [Candidate, ...Candidate[]]> {
   const findBackend = (backendId: string) => {
     const backend = config.BACKENDS.find((candidate) => candidate.id === backendId)
@@ -50,9 +58,8 @@ export async function findTargets(
   const priceList = await prices.read(waitUntil)
   const compose = (target: Target): Candidate => {
     const backend = findBackend(target.backendId)
-    const { id, parent } = target.model
     const scope = {
-      models: parent ? [id, parent] : [id],
+      models: nameForPrice(target.model),
       backendId: backend.id,
       configured: backend.price ?? config.PRICE,
     }
@@ -61,13 +68,13 @@ export async function findTargets(
   const { model: modelId, merge } = request
   const options = { stateOf, chance: Math.random(), merge }
   let pick: BackendPick = pickBackend(
-    await (needsFreshList ? catalogue.readFresh() : catalogue.read(waitUntil)),
+    showTo(accountId, await (needsFreshList ? catalogue.readFresh() : catalogue.read(waitUntil))),
     modelId,
     options,
   )
   const isUnknown = pick.outcome === 'unknown_model' || pick.outcome === 'unknown_adapter'
   if (isUnknown || pick.outcome === 'none_reachable') {
-    pick = pickBackend(await catalogue.refresh(), modelId, options)
+    pick = pickBackend(showTo(accountId, await catalogue.refresh()), modelId, options)
   }
   switch (pick.outcome) {
     case 'picked': {
@@ -91,6 +98,12 @@ export async function findTargets(
     case 'all_blocked':
       throw new ApiError('no_backend', { retryAfterMs: pick.retryAfterMs })
   }
+}
+
+/** Whose price holds, first of all. An account names its own adapters: their names set no price. */
+function nameForPrice({ id, parent, tenant }: BackendModel): readonly string[] {
+  if (!parent) return [id]
+  return tenant === undefined ? [id, parent] : [parent]
 }
 
 function unknownModel(id: string, param: string): ApiError {

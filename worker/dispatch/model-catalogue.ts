@@ -1,8 +1,8 @@
-import type { BackendModel } from '../../protocol/backend.ts'
 import type { Log } from '../log.ts'
 import { describeError } from '../log.ts'
 import { type BackendAddress, fetchModels } from './backend-client.ts'
 import type { BackendSnapshot } from './pick-backend.ts'
+import { partByOwner } from './visible-models.ts'
 
 export interface ModelCatalogue {
   /** What the backends list, at most `FRESH_MS` old, or `STALE_MS` while a newer list is on its way. */
@@ -32,7 +32,7 @@ export function createModelCatalogue(
   let snapshots: readonly BackendSnapshot[] = []
   const answers = new Map<
     string,
-    { readonly models: readonly BackendModel[]; readonly atMs: number }
+    { readonly listed: ReturnType<typeof partByOwner>; readonly atMs: number }
   >()
   let readAtMs = Number.NEGATIVE_INFINITY
   let refreshBeganAtMs = Number.NEGATIVE_INFINITY
@@ -51,14 +51,14 @@ export function createModelCatalogue(
     beganAtMs: number,
   ): Promise<BackendSnapshot> {
     try {
-      const models = await fetchModels(backend)
-      answers.set(backend.id, { models, atMs: Date.now() })
-      return { backendId: backend.id, isReachable: true, models }
+      const listed = partByOwner(await fetchModels(backend))
+      answers.set(backend.id, { listed, atMs: Date.now() })
+      return { backendId: backend.id, isReachable: true, ...listed }
     } catch (error) {
       log('backend_failed', { backendId: backend.id, ...describeError(error) })
       const last = answers.get(backend.id)
       const isReachable = last !== undefined && last.atMs >= beganAtMs
-      return { backendId: backend.id, isReachable, models: last?.models ?? [] }
+      return { backendId: backend.id, isReachable, ...(last?.listed ?? { models: [] }) }
     }
   }
 

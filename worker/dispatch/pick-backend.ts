@@ -12,8 +12,10 @@ export interface BackendSnapshot {
   readonly backendId: string
   /** It answered the last time it was asked. */
   readonly isReachable: boolean
-  /** As it listed them when it last answered. */
+  /** What everyone may use, as it was listed when it last answered. */
   readonly models: readonly BackendModel[]
+  /** By account, what it alone may use; absent: nothing (visible-models.ts). */
+  readonly ownModels?: ReadonlyMap<string, readonly BackendModel[]>
 }
 
 /** What decides among backends that serve the same model. */
