@@ -1,5 +1,6 @@
 import type { MiddlewareHandler } from 'hono'
 import { cors } from 'hono/cors'
+import { TIER_HEADER } from '../../protocol/backend.ts'
 import type { AppEnv } from './app-context.ts'
 
 const EXPOSED_HEADERS = [
@@ -11,6 +12,7 @@ const EXPOSED_HEADERS = [
   'x-next-cursor',
   'x-statement-state',
   'x-tallygate-cache',
+  TIER_HEADER,
   'idempotency-replayed',
   ...['limit', 'remaining', 'reset'].flatMap((what) => [
     `x-ratelimit-${what}-requests`,

@@ -10,6 +10,7 @@ import { answerFields, generationFields, MAX_TOKEN_COUNT } from './generation-sc
 import { parseRequest } from './parse-request.ts'
 import { type JsonBody, readJsonBody } from './read-json-body.ts'
 import { serveGeneration } from './serve-generation.ts'
+import { readTier } from './service-tier.ts'
 
 export const messageSchema = z.looseObject({
   role: z.enum(['system', 'developer', 'user', 'assistant', 'tool', 'function']),
@@ -58,6 +59,7 @@ function parseChatRequest({ value, bytes }: JsonBody): GenerationRequest {
     endpoint: 'chat.completions',
     model: chat.model,
     merge: planMerge(chat.tallygate),
+    ...readTier(chat.service_tier),
     isStream: chat.stream ?? false,
     wantsUsage: chat.stream_options?.include_usage ?? false,
     wantsAttribution: chat.tallygate?.attribution ?? false,

@@ -6,6 +6,7 @@ import { answerFields, choiceCountSchema, generationFields } from './generation-
 import { parseRequest } from './parse-request.ts'
 import { type JsonBody, readJsonBody } from './read-json-body.ts'
 import { serveGeneration } from './serve-generation.ts'
+import { readTier } from './service-tier.ts'
 
 const tokenIdsSchema = z.array(z.int().min(0)).min(1)
 
@@ -60,6 +61,7 @@ function parseCompletionRequest({ value, bytes }: JsonBody): GenerationRequest {
     endpoint: 'completions',
     model: completion.model,
     merge: planMerge(completion.tallygate),
+    ...readTier(completion.service_tier),
     isStream: completion.stream ?? false,
     wantsUsage: completion.stream_options?.include_usage ?? false,
     wantsAttribution: completion.tallygate?.attribution ?? false,

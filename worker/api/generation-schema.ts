@@ -1,5 +1,6 @@
 import { z } from 'zod'
 import { mergeRequestSchema } from '../../protocol/adapter-merge.ts'
+import { serviceTierSchema } from './service-tier.ts'
 
 /** The most answers one request may ask for. */
 const MAX_CHOICE_COUNT = 128
@@ -58,6 +59,7 @@ export const generationFields = {
   stop: z.union([z.string(), z.array(z.string()).max(MAX_STOP_COUNT)]).nullish(),
   logit_bias: z.record(z.string(), z.number()).nullish(),
   user: z.string().nullish(),
+  service_tier: serviceTierSchema,
   tallygate: extensionSchema,
 }
 

@@ -1,4 +1,5 @@
-import type { AdmitResult, LimitSnapshot } from '../access/account-contract.ts'
+import { TIER_HEADER } from '../../protocol/backend.ts'
+import type { AdmitResult } from '../access/account-contract.ts'
 import type { KeptAnswer } from '../access/idempotency.ts'
 import { createAccountClient } from '../dispatch/account-client.ts'
 import { admitGeneration } from '../dispatch/admit-generation.ts'
@@ -57,7 +58,10 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
     answerHeaders.set('x-tallygate-cache', 'hit')
     return giveAgain(c, admission.answer)
   }
-  setRateHeaders(answerHeaders, requireAdmitted(request, admission, answerHeaders))
+  const { limits, tier } = requireAdmitted(request, admission, answerHeaders)
+  setRateHeaders(answerHeaders, limits)
+  answerHeaders.set(TIER_HEADER, tier)
+  c.set('tier', tier)
   const admittedAtMs = Date.now()
   answerHeaders.set('server-timing', `auth;dur=${admittedAtMs - startedAtMs}`)
   c.set('isRelayed', true)
@@ -67,6 +71,7 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
     accountId: caller.accountId,
     startedAtMs,
     request,
+    tier,
     route: createRoute({
       candidates,
       fleet: services.fleet,
@@ -85,15 +90,15 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
   return response
 }
 
-/** The limits after admission; throws the ApiError of a refusal. */
+/** What was admitted; throws the ApiError of a refusal. */
 function requireAdmitted(
   request: GenerationRequest,
   result: Exclude<AdmitResult, { outcome: 'replay' | 'cached' }>,
   answerHeaders: Headers,
-): LimitSnapshot {
+): Extract<AdmitResult, { outcome: 'admitted' }> {
   switch (result.outcome) {
     case 'admitted':
-      return result.limits
+      return result
     case 'unknown_key':
       throw new ApiError('invalid_api_key')
     case 'in_flight':
@@ -107,6 +112,11 @@ function requireAdmitted(
       throw insufficientScope('inference')
     case 'model_not_allowed':
       throw new ApiError('model_not_allowed', describeForbidden(request, result.model))
+    case 'tier_not_allowed':
+      throw new ApiError('tier_not_allowed', {
+        message: `This key's requests may be ${result.keyTier} at most.`,
+        param: 'service_tier',
+      })
     case 'rate_limited':
       setRateHeaders(answerHeaders, result.limits)
       throw new ApiError('rate_limit_exceeded', {
@@ -115,7 +125,7 @@ function requireAdmitted(
       })
     case 'too_many_at_once':
       throw new ApiError('concurrency_exceeded', {
-        message: `No more than ${result.limit} requests may run at the same time.`,
+        message: describeConcurrency(result),
         retryAfterMs: RUNNING_RETRY_AFTER_MS,
       })
     case 'over_budget':
@@ -123,6 +133,14 @@ function requireAdmitted(
     case 'over_balance':
       throw new ApiError('budget_exceeded', { message: describeBalance(result) })
   }
+}
+
+function describeConcurrency({
+  limit,
+  tier,
+}: Extract<AdmitResult, { outcome: 'too_many_at_once' }>): string {
+  if (tier === undefined) return `No more than ${limit} requests may run at the same time.`
+  return `A ${tier} request is let in only while fewer than ${limit} requests run at the same time.`
 }
 
 function describeForbidden(request: GenerationRequest, model: string) {

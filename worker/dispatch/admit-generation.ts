@@ -37,6 +37,7 @@ export function admitGeneration(
     model: request.model,
     ...tariff,
     ...(request.merge && { adapters: request.merge.members.map(({ id }) => id) }),
+    ...(request.tier && { tier: request.tier }),
     splitVersion: CURRENT_SPLIT_VERSION,
     worstCaseMicroUsd: Math.max(...worstCases.map(({ microUsd }) => microUsd)),
     worstCaseTokenCount: Math.max(...worstCases.map(({ tokenCount }) => tokenCount)),

@@ -1,4 +1,5 @@
 import type { MergePlan } from '../../protocol/adapter-merge.ts'
+import type { Tier } from '../../protocol/backend.ts'
 import type { Endpoint } from '../ledger/usage-record.ts'
 import type { JsonObject } from './answer-parts.ts'
 import type { AnswerWording } from './answer-wording.ts'
@@ -10,6 +11,8 @@ export interface GenerationRequest {
   readonly model: string
   /** Adapters to be merged over the model for this request; null: none. */
   readonly merge: MergePlan | null
+  /** As the caller asked for it; absent: that of its key. */
+  readonly tier?: Tier
   readonly isStream: boolean
   /** The caller asked for the usage chunk of a stream. */
   readonly wantsUsage: boolean

@@ -1,3 +1,4 @@
+import type { Tier } from '../../protocol/backend.ts'
 import { ApiError } from '../errors.ts'
 import type { Log } from '../log.ts'
 import type { AccountClient } from './account-client.ts'
@@ -13,6 +14,8 @@ export interface RelayJob {
   readonly accountId: string
   readonly startedAtMs: number
   readonly request: GenerationRequest
+  /** What it was admitted as. */
+  readonly tier: Tier
   readonly route: Route
   readonly account: AccountClient
   readonly maxUpstreamSilenceMs: number
@@ -31,12 +34,13 @@ export interface RelayJob {
  * `explainFailure` explains.
  */
 export function sendJob(job: RelayJob, line: RelayLine): Promise<Response> {
-  const { requestId, accountId, request } = job
+  const { requestId, accountId, request, tier } = job
   return job.route.send(
     ({ backend, target }) =>
       sendGeneration(backend, {
         requestId,
         accountId,
+        tier,
         endpoint: request.endpoint,
         body: encodeUpstreamBody(request, target.model.max_model_len),
         signal: line.upstreamSignal,

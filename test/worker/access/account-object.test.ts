@@ -165,6 +165,7 @@ describe('keys and limits', () => {
         revokedAtMs: null,
         windows: [],
         scopes: null,
+        tier: 'standard',
         lastUsedAtMs: Date.now(),
         models: ['smol'],
         budget: { limitMicroUsd: 500, spentMicroUsd: 0, reservedMicroUsd: 100 },
@@ -178,6 +179,7 @@ describe('keys and limits', () => {
         tokenResetMs: 1,
       },
       accountBudget: { limitMicroUsd: 1_000, spentMicroUsd: 0, reservedMicroUsd: 100 },
+      credit: { isPrepaid: false, balanceMicroUsd: 0, reservedMicroUsd: 100 },
     })
     expect(await account.stub().listKeys()).toHaveLength(1)
   })
