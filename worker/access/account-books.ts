@@ -69,7 +69,14 @@ export class AccountBooks {
   }
 
   admit(request: AdmitRequest, nowMs: number, expiresAtMs: number): AdmitResult {
-    const { keyHash, idempotency: claim, priceChanges = [], cache, ...reserved } = request
+    const {
+      keyHash,
+      idempotency: claim,
+      priceChanges = [],
+      otherModels: _,
+      cache,
+      ...reserved
+    } = request
     const key = this.findValidKey(keyHash, nowMs)
     if (key === null) return { outcome: 'unknown_key' }
     this.#keyDetails.noteUse(key.keyId, nowMs)
@@ -152,12 +159,16 @@ export class AccountBooks {
     return { ...admission, resetsAtMs }
   }
 
-  /** Moves a reservation to another backend, at the price in force there when it was admitted. False: there is none. */
-  reroute(requestId: string, { backendId, ...tariff }: Reroute): boolean {
+  /** Moves a reservation to another backend or model, at the price in force there when it was admitted. False: there is none. */
+  reroute(requestId: string, { backendId, model, ...tariff }: Reroute): boolean {
     const reservation = this.#reservations.find(requestId)
     if (reservation === null) return false
     const price = priceAt(tariff, reservation.admittedAtMs)
-    return this.#reservations.reroute(requestId, { backendId, price })
+    return this.#reservations.reroute(requestId, {
+      backendId,
+      price,
+      model: model ?? reservation.model,
+    })
   }
 
   /** Settles once. The fee belongs to the windows and the month of the record's `completedAtMs`. */

@@ -23,6 +23,8 @@ export interface AdmitRequest {
   readonly model: string
   /** Adapters that it merges over the model, as the caller named them; absent: none. */
   readonly adapters?: readonly string[]
+  /** Models that may serve it instead; the key must be allowed all of them. */
+  readonly otherModels?: readonly string[]
   /** As the caller asked for it; absent: that of its key. */
   readonly tier?: Tier
   /** In force until the first of `priceChanges`. */
@@ -45,6 +47,8 @@ export interface AdmitRequest {
 /** Another backend than the one admitted for serves a request; its worst case is reserved already. */
 export interface Reroute extends Tariff {
   readonly backendId: string
+  /** Absent: the same. */
+  readonly model?: string
 }
 
 /** State of the key's limits after the call, for the `x-ratelimit-*` headers. */

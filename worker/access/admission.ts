@@ -48,8 +48,9 @@ export function decideAdmission(
   nowMs: number,
 ): Admission {
   requireRecordable(request)
-  const named = [request.model, ...(request.adapters ?? [])]
-  const forbidden = named.find((model) => state.allowedModels?.includes(model) === false)
+  const { model, adapters = [], otherModels = [] } = request
+  const named = [model, ...adapters, ...otherModels]
+  const forbidden = named.find((name) => state.allowedModels?.includes(name) === false)
   if (forbidden !== undefined) return { outcome: 'model_not_allowed', model: forbidden }
   const { keyTier } = state
   const tier = request.tier ?? keyTier

@@ -6,7 +6,12 @@ import {
   type GenerationRequest,
 } from '../dispatch/generation-request.ts'
 import type { AppContext } from './app-context.ts'
-import { answerFields, generationFields, MAX_TOKEN_COUNT } from './generation-schema.ts'
+import {
+  answerFields,
+  generationFields,
+  MAX_TOKEN_COUNT,
+  readDegradation,
+} from './generation-schema.ts'
 import { parseRequest } from './parse-request.ts'
 import { type JsonBody, readJsonBody } from './read-json-body.ts'
 import { serveGeneration } from './serve-generation.ts'
@@ -60,6 +65,7 @@ function parseChatRequest({ value, bytes }: JsonBody): GenerationRequest {
     model: chat.model,
     merge: planMerge(chat.tallygate),
     ...readTier(chat.service_tier),
+    ...readDegradation(chat.tallygate),
     isStream: chat.stream ?? false,
     wantsUsage: chat.stream_options?.include_usage ?? false,
     wantsAttribution: chat.tallygate?.attribution ?? false,

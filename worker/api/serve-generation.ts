@@ -4,7 +4,8 @@ import type { KeptAnswer } from '../access/idempotency.ts'
 import { createAccountClient } from '../dispatch/account-client.ts'
 import { admitGeneration } from '../dispatch/admit-generation.ts'
 import { composeCacheClaim, wantsCache } from '../dispatch/cache-claim.ts'
-import { findTargets } from '../dispatch/find-targets.ts'
+import { describeConcession } from '../dispatch/concession.ts'
+import { findCandidates } from '../dispatch/degrade.ts'
 import type { GenerationRequest } from '../dispatch/generation-request.ts'
 import { relayBody } from '../dispatch/relay-body.ts'
 import { relayStream } from '../dispatch/relay-stream.ts'
@@ -13,7 +14,7 @@ import { ApiError } from '../errors.ts'
 import type { AppContext } from './app-context.ts'
 import { insufficientScope } from './describe-caller.ts'
 import { readIdempotencyClaim } from './idempotency-header.ts'
-import { setRateHeaders } from './rate-headers.ts'
+import { DEGRADED_HEADER, setRateHeaders } from './rate-headers.ts'
 
 /**
  * Serves a request for text: pick a backend, admit, relay, settle. The work outlives a client that
@@ -31,7 +32,7 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
   const waitUntil = (work: Promise<unknown>) => c.executionCtx.waitUntil(work)
   const idempotency = await readIdempotencyClaim(c, request)
   const isCacheable = wantsCache(request)
-  const candidates = await findTargets(services, request, waitUntil, {
+  const candidates = await findCandidates(services, request, waitUntil, {
     needsFreshList: isCacheable, // an answer is found by its weights
   })
   const cache = isCacheable ? await composeCacheClaim(request, candidates[0].target) : null
@@ -66,18 +67,19 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
   answerHeaders.set('server-timing', `auth;dur=${admittedAtMs - startedAtMs}`)
   c.set('isRelayed', true)
   const relay = request.isStream ? relayStream : relayBody
+  const route = createRoute({
+    candidates,
+    fleet: services.fleet,
+    reroute: (to) => account.reroute(requestId, to),
+    now: Date.now,
+  })
   const response = await relay({
     requestId,
     accountId: caller.accountId,
     startedAtMs,
     request,
     tier,
-    route: createRoute({
-      candidates,
-      fleet: services.fleet,
-      reroute: (to) => account.reroute(requestId, to),
-      now: Date.now,
-    }),
+    route,
     account,
     maxUpstreamSilenceMs: config.UPSTREAM_SILENCE_MS,
     clientSignal: c.req.raw.signal,
@@ -86,6 +88,8 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
     waitUntil,
     log,
   })
+  const { concession } = route.current()
+  if (concession !== undefined) answerHeaders.set(DEGRADED_HEADER, describeConcession(concession))
   answerHeaders.append('server-timing', `upstream;dur=${Date.now() - admittedAtMs}`)
   return response
 }
@@ -145,9 +149,11 @@ function describeConcurrency({
 
 function describeForbidden(request: GenerationRequest, model: string) {
   if (model === request.model) return { param: 'model' }
+  const fallback = request.degradation?.models.indexOf(model) ?? -1
   const index = request.merge?.members.findIndex(({ id }) => id === model)
   return {
-    param: `tallygate.adapters.${index}.id`,
+    param:
+      fallback === -1 ? `tallygate.adapters.${index}.id` : `tallygate.degrade.models[${fallback}]`,
     message: `This key may not use the model ${JSON.stringify(model)}.`,
   }
 }

@@ -3,6 +3,7 @@ import type { Tier } from '../../protocol/backend.ts'
 import type { Endpoint } from '../ledger/usage-record.ts'
 import type { JsonObject } from './answer-parts.ts'
 import type { AnswerWording } from './answer-wording.ts'
+import type { Degradation } from './concession.ts'
 import { joinBytes } from './join-bytes.ts'
 
 /** What the gateway must know of a request for text or embeddings; the rest of the body is the backend's affair. */
@@ -13,6 +14,8 @@ export interface GenerationRequest {
   readonly merge: MergePlan | null
   /** As the caller asked for it; absent: that of its key. */
   readonly tier?: Tier
+  /** Absent: as it was asked for, or not at all. */
+  readonly degradation?: Degradation
   readonly isStream: boolean
   /** The caller asked for the usage chunk of a stream. */
   readonly wantsUsage: boolean

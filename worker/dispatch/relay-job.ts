@@ -3,6 +3,7 @@ import { ApiError } from '../errors.ts'
 import type { Log } from '../log.ts'
 import type { AccountClient } from './account-client.ts'
 import { sendGeneration } from './backend-client.ts'
+import { concede } from './degrade.ts'
 import { encodeUpstreamBody, type GenerationRequest } from './generation-request.ts'
 import type { RelayEnding } from './meter-ending.ts'
 import type { RelayLine } from './relay-line.ts'
@@ -36,16 +37,19 @@ export interface RelayJob {
 export function sendJob(job: RelayJob, line: RelayLine): Promise<Response> {
   const { requestId, accountId, request, tier } = job
   return job.route.send(
-    ({ backend, target }) =>
+    ({ backend, target, concession }) =>
       sendGeneration(backend, {
         requestId,
         accountId,
         tier,
         endpoint: request.endpoint,
-        body: encodeUpstreamBody(request, target.model.max_model_len),
+        body: encodeUpstreamBody(
+          concession === undefined ? request : concede(request, concession),
+          target.model.max_model_len,
+        ),
         signal: line.upstreamSignal,
       }),
-    line.stopReason,
+    line,
   )
 }
 

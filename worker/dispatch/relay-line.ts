@@ -11,6 +11,8 @@ export interface RelayLine {
   readonly upstreamSignal: AbortSignal
   /** Null while the relay is under way. */
   readonly stopReason: () => StopReason | null
+  /** The status and the headers of the answer have gone out. */
+  readonly isOpen: () => boolean
   /** Resets the upstream's silence. */
   readonly noteUpstream: () => void
   /** The response body; from this call on blanks are sent. At most once. */
@@ -99,6 +101,7 @@ export function createRelayLine(options: RelayLineOptions): RelayLine {
   return {
     upstreamSignal: controller.signal,
     stopReason: () => reason,
+    isOpen: () => isOpen,
     noteUpstream: () => {
       upstreamSilenceMs = 0
     },
