@@ -1,5 +1,9 @@
-import type { AccountRules, KeyRules } from './account-settings.ts'
-import { accountRulesSchema, keyRulesSchema } from './account-settings.ts'
+import {
+  type AccountRules,
+  accountRulesSchema,
+  type KeyRules,
+  keyRulesSchema,
+} from './account-settings.ts'
 import { ACCOUNT_SCOPE } from './budget-window-table.ts'
 
 /** Of so many keys the rules are kept in memory. */
