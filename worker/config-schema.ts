@@ -152,6 +152,15 @@ export const configSchema = z.object({
     .describe(
       'Where `/reference` loads Scalar from: the file `dist/browser/standalone.js` of @scalar/api-reference 1.72.1, whose hash is checked. `none`: the page stands without it.',
     ),
+  OTLP_ENDPOINT: z
+    .url()
+    .optional()
+    .describe(
+      'Base URL of an OTLP/HTTP receiver that spans and metrics are sent to as JSON. Absent: nothing is sent.',
+    ),
+  OTLP_HEADERS: jsonOf(z.record(z.string(), z.string()))
+    .default({})
+    .describe('Headers of each export, JSON object; what a receiver wants as its key.'),
   CORS_ORIGINS: z
     .string()
     .default('*')

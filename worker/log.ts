@@ -37,6 +37,7 @@ type LogEvent =
   | 'left_to_sweep'
   | 'response_not_kept'
   | 'scheduled_failed'
+  | 'telemetry_failed'
   | 'prices_failed'
 
 export type Log = (event: LogEvent, fields: LogFields) => void

@@ -8,11 +8,13 @@ import { createPriceBook, type PriceBook } from './ledger/price-book.ts'
 import { readPriceList } from './ledger/price-store.ts'
 import { createLog, type Log } from './log.ts'
 import type { AnchorObject } from './proofs/anchor-object.ts'
+import { createTelemetry, type Telemetry } from './telemetry/telemetry.ts'
 
 /** What handlers work with. */
 export interface Services {
   readonly config: Config
   readonly log: Log
+  readonly telemetry: Telemetry
   readonly catalogue: ModelCatalogue
   readonly fleet: Fleet
   readonly prices: PriceBook
@@ -37,6 +39,13 @@ export function createServices(env: Env): Services {
   const services: Services = {
     config,
     log,
+    telemetry: createTelemetry({
+      endpoint: config.OTLP_ENDPOINT ?? null,
+      headers: config.OTLP_HEADERS,
+      log,
+      nowMs: Date.now,
+      sleep: (ms) => new Promise((resolve) => setTimeout(resolve, ms)),
+    }),
     catalogue: createModelCatalogue(config.BACKENDS, log),
     fleet: createFleet(),
     prices: createPriceBook({

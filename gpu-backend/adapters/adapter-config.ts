@@ -102,7 +102,8 @@ export function planModules(
       const alpha = alphas.get(target.name) ?? parsed.data.lora_alpha
       const scale = alpha / (parsed.data.use_rslora ? Math.sqrt(rank) : rank)
       if (!Number.isFinite(Math.fround(scale))) {
-        throw rejected('lora_alpha', `makes a scale of ${scale}, which no 32-bit float holds`)
+        const field = alphas.has(target.name) ? 'alpha_pattern' : 'lora_alpha'
+        throw rejected(field, `makes a scale of ${scale}, which no 32-bit float holds`)
       }
       return [target.key, { ...target, rank, scale }]
     }),

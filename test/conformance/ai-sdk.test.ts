@@ -39,6 +39,24 @@ test('generateText and streamText give the same answer and usage', async () => {
   }
 })
 
+test('the default model, which speaks the Responses API, does the same', async () => {
+  const model = openai()(served.model)
+  const whole = await generateText({ ...ask, model, maxOutputTokens: 16 })
+  expect(whole.usage.outputTokens).toBe(16)
+  const stream = streamText({ ...ask, model, maxOutputTokens: 16 })
+  let text = ''
+  for await (const delta of stream.textStream) text += delta
+  expect(text).toBe(whole.text)
+  expect((await stream.totalUsage).outputTokens).toBe(16)
+  const { output } = await generateText({
+    ...ask,
+    model,
+    maxOutputTokens: 200,
+    output: Output.object({ schema: citySchema }),
+  })
+  expect(citySchema.safeParse(output).success).toBe(true)
+})
+
 test('structured output fits its schema', async () => {
   for (const model of models()) {
     const { output } = await generateText({

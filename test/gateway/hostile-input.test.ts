@@ -67,6 +67,16 @@ const VALID: readonly (readonly [path: string, body: object])[] = [
   ],
   ['/v1/completions', { model: 'base', prompt: [CANARY, 'b'], max_tokens: 3, echo: true }],
   ['/v1/embeddings', { model: 'base', input: [[1, 2], [3]], dimensions: 8 }],
+  [
+    '/v1/responses',
+    {
+      ...{ model: 'base', max_output_tokens: 20, store: true, metadata: { a: 'b' } },
+      input: [{ role: 'user', content: [{ type: 'input_text', text: CANARY }] }],
+      text: { format: { type: 'json_schema', name: 'a', schema: {} } },
+      tools: [{ type: 'function', name: 'f', parameters: {}, strict: false }],
+    },
+  ],
+  ['/v1/tokenize', { model: 'base', prompt: CANARY, add_special_tokens: true }],
 ]
 
 test(`${MUTATION_COUNT} mutations of valid bodies are served or refused, all settled, nothing told`, async () => {

@@ -147,6 +147,7 @@ test('every operation answers as the document says', async () => {
   await ask('getOpenApiDocument', '/openapi.json')
   await ask('getReference', '/reference')
   await ask('getHealth', '/health')
+  await ask('getMetrics', '/metrics', { headers: adminHeaders })
   await ask('createChatCompletion', '/v1/chat/completions', { json: { model: 'base', messages } })
   await ask('createCompletion', '/v1/completions', { json: { model: 'base', prompt: 'x' } })
   await ask('createEmbeddings', '/v1/embeddings', { json: { model: 'base', input: 'x' } })
@@ -161,6 +162,10 @@ test('every operation answers as the document says', async () => {
   await ask('getModel', '/v1/models/base')
   await ask('listUsage', '/v1/usage')
   await ask('listUsage', '/v1/usage', { headers: { accept: 'text/csv' } })
+  await ask('listStatements', '/v1/statements')
+  const thisMonth = new Date().toISOString().slice(0, 7)
+  await ask('getStatement', `/v1/statements/${thisMonth}`)
+  await ask('getStatement', `/v1/statements/${thisMonth}`, { headers: { accept: 'text/csv' } })
   await ask('getKey', '/v1/key')
   await ask('getReceipt', `/v1/receipts/${upstream.exchanges[0]!.requestId}`)
   await ask('getBatchPayload', `/batches/${DIGEST}`)
@@ -184,6 +189,20 @@ test('every operation answers as the document says', async () => {
   await ask('rotateKey', `${path}/keys/${id}/rotate`, { json: {} })
   await ask('listKeys', `${path}/keys`)
   await ask('revokeKey', `${path}/keys/${id}`, { method: 'DELETE' })
+  const credit = { id: 'first', amount_micro_usd: 5, expires_at_ms: null, reason: 'welcome' }
+  await ask('grantCredit', `${path}/credits`, { json: credit })
+  await ask('listCredits', `${path}/credits`)
+  await ask('listAccountStatements', `${path}/statements`)
+  await ask('getAccountStatement', `${path}/statements/${thisMonth}`)
+  await ask('createPrice', '/admin/v1/prices', {
+    json: {
+      model: 'base',
+      prompt_micro_usd_per_million: 1,
+      cached_micro_usd_per_million: 1,
+      completion_micro_usd_per_million: 1,
+    },
+  })
+  await ask('listPrices', '/admin/v1/prices')
   await ask('runAnchorCycle', '/admin/v1/anchor', { method: 'POST' })
   await ask('listBatches', '/admin/v1/batches')
   expect([...seen].toSorted()).toEqual(

@@ -190,7 +190,7 @@ export const ADMIN_OPERATIONS: readonly Operation[] = [
     path: '/admin/v1/accounts/:accountId/statements/:month',
     handler: getAccountStatement,
     id: 'getAccountStatement',
-    summary: "Show what an account's month adds up to",
+    summary: 'Show what a month of an account adds up to',
     parameters: { ...ACCOUNT, month: '`yyyy-mm`, UTC.' },
     answer: STATEMENT_ANSWER,
     errors: ['invalid_request', 'not_found', 'ledger_unavailable'],

@@ -2,6 +2,7 @@ import type { Context } from 'hono'
 import type { Tier } from '../../protocol/backend.ts'
 import type { Env } from '../bindings.ts'
 import type { Services } from '../services.ts'
+import type { TraceContext } from '../telemetry/trace-context.ts'
 
 /** Who calls, as the key itself says; the account's object decides whether the key still holds. */
 interface Caller {
@@ -17,6 +18,7 @@ export interface AppEnv {
     /** Our id of the request; its answer carries it as `x-request-id`. */
     requestId: string
     startedAtMs: number
+    trace: TraceContext
     /** Headers of the answer, whether it is a success or an error. */
     answerHeaders: Headers
     services: Services

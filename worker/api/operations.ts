@@ -11,6 +11,7 @@ import { createEmbeddings, embeddingListSchema, embeddingRequestSchema } from '.
 import { EVENT_STREAM } from './generation-schema.ts'
 import { getHealth, healthSchema } from './health.ts'
 import { callerKeySchema, getKey } from './key.ts'
+import { getMetrics } from './metrics.ts'
 import { getModel, listModels, modelListSchema, modelSchema } from './models.ts'
 import { jsonAnswer, type Operation } from './operation.ts'
 import { getReceipt } from './receipts.ts'
@@ -262,6 +263,22 @@ export const OPERATIONS: readonly Operation[] = [
     summary: 'Say whether a backend answers',
     description: '503 with the same body when none does.',
     answer: jsonAnswer(healthSchema, 'At least one backend answers.'),
+  },
+  {
+    method: 'GET',
+    path: '/metrics',
+    handler: getMetrics,
+    key: 'admin',
+    id: 'getMetrics',
+    tag: 'Operation',
+    summary: 'Metrics of this isolate for Prometheus',
+    description:
+      "Wants the operator's key. One isolate's counts: all of them where the gateway is one process; on Cloudflare set `OTLP_ENDPOINT` instead.",
+    answer: {
+      status: 200,
+      description: 'Counters and histograms since the isolate began.',
+      content: { 'text/plain': 'The exposition format of Prometheus.' },
+    },
   },
   ...ADMIN_OPERATIONS,
 ]

@@ -87,6 +87,8 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
     isKept: idempotency !== null || cache !== null,
     waitUntil,
     log,
+    telemetry: services.telemetry,
+    trace: c.var.trace,
   })
   const { concession } = route.current()
   if (concession !== undefined) answerHeaders.set(DEGRADED_HEADER, describeConcession(concession))

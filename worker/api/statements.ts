@@ -34,7 +34,7 @@ export const statementListSchema = z
   .strictObject({ object: z.literal('list'), data: z.array(z.strictObject(summaryShape)) })
   .meta({ id: 'StatementList' })
 
-export const statementSchema = z
+const statementSchema = z
   .strictObject({
     ...summaryShape,
     account_id: z.string(),

@@ -18,6 +18,8 @@ export interface GenerationCall {
   readonly requestId: string
   readonly accountId: string
   readonly tier: Tier
+  /** W3C Trace Context. */
+  readonly traceparent: string
   readonly endpoint: GenerationRequest['endpoint']
   readonly body: Uint8Array | string
   readonly signal: AbortSignal
@@ -53,6 +55,7 @@ export async function sendGeneration(
         [REQUEST_ID_HEADER]: call.requestId,
         [TENANT_HEADER]: call.accountId,
         [TIER_HEADER]: call.tier,
+        traceparent: call.traceparent,
         ...authorize(backend),
       },
       body: call.body,

@@ -24,6 +24,8 @@ export interface Evidence {
   readonly tokenCount: number
   /** What the prompt has in tokens by rule of thumb; used where nobody counted. */
   readonly estimatedPromptTokens: number
+  /** Of a stream that has begun. */
+  readonly firstTokenAtMs?: number | null
 }
 
 /** Token counts to bill, and who counted. */

@@ -1,6 +1,8 @@
 import type { Tier } from '../../protocol/backend.ts'
 import { ApiError } from '../errors.ts'
 import type { Log } from '../log.ts'
+import type { Telemetry } from '../telemetry/telemetry.ts'
+import { type TraceContext, writeTraceparent } from '../telemetry/trace-context.ts'
 import type { AccountClient } from './account-client.ts'
 import { sendGeneration } from './backend-client.ts'
 import { concede } from './degrade.ts'
@@ -28,6 +30,8 @@ export interface RelayJob {
   /** Keeps the work alive when the client has gone. */
   readonly waitUntil: (work: Promise<unknown>) => void
   readonly log: Log
+  readonly telemetry: Telemetry
+  readonly trace: TraceContext
 }
 
 /**
@@ -42,6 +46,7 @@ export function sendJob(job: RelayJob, line: RelayLine): Promise<Response> {
         requestId,
         accountId,
         tier,
+        traceparent: writeTraceparent(job.trace),
         endpoint: request.endpoint,
         body: encodeUpstreamBody(
           concession === undefined ? request : concede(request, concession),

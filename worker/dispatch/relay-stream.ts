@@ -34,7 +34,7 @@ export async function relayStream(job: RelayJob): Promise<Response> {
     maxUpstreamSilenceMs: job.maxUpstreamSilenceMs,
     outlivesClient: job.outlivesClient,
   })
-  const meter = createStreamMeter(job.request)
+  const meter = createStreamMeter({ ...job.request, now: Date.now })
   const arrival = awaitUpstream(job, line)
   const early = await waitAtMost(arrival, COMMIT_AFTER_MS)
   if (early?.outcome === 'ended') {
@@ -179,6 +179,7 @@ function wordFailure(error: ApiError, { reading }: StreamMeter): ApiError {
 function gatherEvidence(job: RelayJob, { reading }: StreamMeter): Evidence {
   return {
     usage: reading.usage,
+    firstTokenAtMs: reading.firstTokenAtMs,
     provenance: reading.provenance,
     tokenCount: reading.tokenFrameCount,
     estimatedPromptTokens: estimateTokenCount(job.request.bodyBytes.length),

@@ -2,6 +2,7 @@ import type { RequestReport, Usage } from '../../protocol/backend.ts'
 import type { KeptAnswer } from '../access/idempotency.ts'
 import { fetchRequestReport } from '../access/report-client.ts'
 import { describeError } from '../log.ts'
+import { noteGeneration } from '../telemetry/generation-telemetry.ts'
 import {
   composeSettlement,
   type Evidence,
@@ -51,13 +52,29 @@ export async function settleRelay(
     if (result.outcome === 'unknown_request') {
       job.log('settle_failed', { requestId: job.requestId, outcome: result.outcome })
     }
+    const feeMicroUsd = result.outcome === 'unknown_request' ? undefined : result.feeMicroUsd
     logRelayed(job, ending, {
       outcome: settlement.outcome,
       promptTokens: settlement.promptTokens,
       completionTokens: settlement.completionTokens,
       meteredBy: metering.meteredBy,
-      feeMicroUsd: result.outcome === 'unknown_request' ? undefined : result.feeMicroUsd,
+      feeMicroUsd,
     })
+    const ended = {
+      trace: job.trace,
+      requestId: job.requestId,
+      endpoint: job.request.endpoint,
+      model: target.model.id,
+      backendId: backend.id,
+      startedAtMs: job.startedAtMs,
+      firstTokenAtMs: evidence.firstTokenAtMs ?? null,
+      endedAtMs: Date.now(),
+      usage: metering.usage,
+      feeMicroUsd: feeMicroUsd ?? 0,
+      outcome: settlement.outcome,
+      errorCode: ending.how === 'failed' ? ending.error.code : null,
+    }
+    noteGeneration(job.telemetry, ended, job.waitUntil)
     return { outcome: 'settled', usage: metering.usage }
   } catch (error) {
     job.log('settle_failed', { requestId: job.requestId, ...describeError(error) })

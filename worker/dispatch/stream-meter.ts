@@ -16,12 +16,14 @@ export interface StreamMeterOptions {
   readonly wantsUsage: boolean
   /** Whether the caller is sent who contributed to the answer. */
   readonly wantsAttribution: boolean
+  readonly now: () => number
 }
 
 /** What a stream has shown of itself so far. */
 interface StreamReading {
   /** Frames that carried a token: what the client received, in tokens. */
   readonly tokenFrameCount: number
+  readonly firstTokenAtMs: number | null
   readonly malformedFrameCount: number
   readonly usage: Usage | null
   readonly provenance: Provenance | null
@@ -51,6 +53,7 @@ const encoder = new TextEncoder()
 export function createStreamMeter(options: StreamMeterOptions): StreamMeter {
   const reading: Writable<StreamReading> = {
     tokenFrameCount: 0,
+    firstTokenAtMs: null,
     malformedFrameCount: 0,
     usage: null,
     provenance: null,
@@ -91,6 +94,7 @@ export function createStreamMeter(options: StreamMeterOptions): StreamMeter {
 
   function readChoices(choices: readonly JsonObject[]): void {
     reading.tokenFrameCount += choices.filter(carriesToken).length
+    if (reading.tokenFrameCount > 0) reading.firstTokenAtMs ??= options.now()
     for (const choice of choices) {
       if (typeof choice.finish_reason === 'string') finished.add(choice.index)
     }

@@ -155,6 +155,7 @@ describe('keys and limits', () => {
     expect(await account.stub().describeKey(account.key.keyHash)).toEqual({
       outcome: 'key',
       accountWindows: [],
+      credit: { isPrepaid: false, balanceMicroUsd: 0, reservedMicroUsd: 100 },
       accountId: account.accountId,
       key: {
         keyId: account.key.keyId,
@@ -179,7 +180,6 @@ describe('keys and limits', () => {
         tokenResetMs: 1,
       },
       accountBudget: { limitMicroUsd: 1_000, spentMicroUsd: 0, reservedMicroUsd: 100 },
-      credit: { isPrepaid: false, balanceMicroUsd: 0, reservedMicroUsd: 100 },
     })
     expect(await account.stub().listKeys()).toHaveLength(1)
   })

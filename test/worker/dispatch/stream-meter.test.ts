@@ -11,7 +11,13 @@ const choice = (part: object, finish_reason: string | null = null, index = 0) =>
 const usage = { prompt_tokens: 5, completion_tokens: 2, total_tokens: 7 }
 
 const createMeter = (options = {}) =>
-  createStreamMeter({ choiceCount: 1, wantsUsage: false, wantsAttribution: false, ...options })
+  createStreamMeter({
+    choiceCount: 1,
+    wantsUsage: false,
+    wantsAttribution: false,
+    now: () => 0,
+    ...options,
+  })
 
 test('one frame with text is one token; roles, ends and empty choices are none', () => {
   const meter = createMeter()

@@ -12,11 +12,14 @@ const WITHOUT_EFFECT = [
 ]
 
 /** Fields whose other values would change the answer, or what is done with it. */
-const HARMLESS_VALUES: Readonly<Record<string, readonly unknown[]>> = {
-  background: [false],
-  top_logprobs: [0],
-  truncation: ['disabled'],
-}
+const HARMLESS_VALUES: ReadonlyMap<string, readonly unknown[]> = new Map<string, unknown[]>([
+  ['background', [false]],
+  ['top_logprobs', [0]],
+  ['truncation', ['disabled']],
+])
+
+/** Fields that are offered in part, or looked at further down. */
+const OFFERED = new Set([...Object.keys(responseRequestSchema.shape), 'reasoning', 'include'])
 
 const PARTS = ['input_text', 'output_text', 'refusal']
 
@@ -27,10 +30,9 @@ const PARTS = ['input_text', 'output_text', 'refusal']
 export function refuseUnsupported(body: JsonObject): void {
   for (const [name, value] of Object.entries(body)) {
     if (value === null || WITHOUT_EFFECT.includes(name)) continue
-    const harmless = HARMLESS_VALUES[name]
+    const harmless = HARMLESS_VALUES.get(name)
     if (harmless !== undefined) requireOneOf(value, name, harmless)
-    else if (!(name in responseRequestSchema.shape) && name !== 'reasoning' && name !== 'include')
-      throw refuse(name, 'is not supported here')
+    else if (!OFFERED.has(name)) throw refuse(name, 'is not supported here')
   }
   const { reasoning, include, text, tools, tool_choice: choice, input } = body
   if (isJsonObject(reasoning)) requireOneOf(reasoning.effort, 'reasoning.effort', ['none'])
