@@ -8,6 +8,7 @@ export type ErrorCode =
   | 'budget_exceeded'
   | 'model_not_allowed'
   | 'insufficient_scope'
+  | 'tier_not_allowed'
   | 'model_not_found'
   | 'not_found'
   | 'adapter_rejected'
@@ -88,6 +89,11 @@ export const ERRORS = {
     status: 403,
     type: 'permission_error',
     message: 'This key may not do that.',
+  },
+  tier_not_allowed: {
+    status: 403,
+    type: 'permission_error',
+    message: 'This key may not be served that soon.',
   },
   model_not_found: {
     status: 404,

@@ -313,7 +313,7 @@ test.each<[object, string, string]>([
   [{ include: ['message.output_text.logprobs'] }, 'unsupported_parameter', 'include[0]'],
   [{ text: { verbosity: 'low' } }, 'unsupported_parameter', 'text.verbosity'],
   [{ truncation: 'auto' }, 'unsupported_parameter', 'truncation'],
-  [{ service_tier: 'priority' }, 'unsupported_parameter', 'service_tier'],
+  [{ service_tier: 'scale' }, 'invalid_request', 'service_tier'],
   [{ something_new: 1 }, 'unsupported_parameter', 'something_new'],
 ])('what cannot be done is refused by its name: %j', async (fields, code, param) => {
   const count = upstream.exchanges.length

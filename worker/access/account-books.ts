@@ -29,6 +29,7 @@ import { priceAt } from './pricing.ts'
 import { type CacheClaim, type CachedAnswer, renameAnswer } from './response-cache.ts'
 import type { ResponseCacheTable } from './response-cache-table.ts'
 import { composeEmptySettlement, priceSettlement } from './settlement.ts'
+import type { TrafficRuleTable } from './traffic-rule-table.ts'
 
 /** A request that is answered from the cache. */
 const NO_COST = { worstCaseMicroUsd: 0, worstCaseTokenCount: 0 }
@@ -53,6 +54,7 @@ export class AccountBooks {
   readonly #credits: CreditTable
   readonly #months: MonthTable
   readonly #cache: ResponseCacheTable
+  readonly #rules: TrafficRuleTable
   readonly #payees: AccountBooksOptions['payees']
   /** Of the one account and its one salt. */
   #accountCommitment: Digest | null = null
@@ -67,11 +69,19 @@ export class AccountBooks {
     this.#credits = options.credits
     this.#months = options.months
     this.#cache = options.cache
+    this.#rules = options.rules
     this.#payees = options.payees
   }
 
   admit(request: AdmitRequest, nowMs: number, expiresAtMs: number): AdmitResult {
-    const { keyHash, idempotency: claim, priceChanges = [], cache, ...reserved } = request
+    const {
+      keyHash,
+      idempotency: claim,
+      priceChanges = [],
+      otherModels: _,
+      cache,
+      ...reserved
+    } = request
     const key = this.findValidKey(keyHash, nowMs)
     if (key === null) return { outcome: 'unknown_key' }
     this.#keyDetails.noteUse(key.keyId, nowMs)
@@ -91,7 +101,7 @@ export class AccountBooks {
     const cost = cached === null ? request : { ...request, ...NO_COST }
     const admission = this.#decide(key, cost, nowMs)
     if (admission.outcome !== 'admitted') return admission
-    const { limits } = admission
+    const { limits, tier } = admission
     this.#tables.updateAccountMeter(admission.account)
     this.#tables.updateKeyMeter(key.keyId, admission.key)
     const price = priceAt({ price: request.price, priceChanges }, nowMs)
@@ -100,7 +110,7 @@ export class AccountBooks {
     if (claim !== undefined) this.#idempotency.claim(key.keyId, claim, { requestId, nowMs })
     if (cache === undefined || cached === null) {
       this.#reservations.insert({ ...reservation, ...(cache && { cache }) })
-      return { outcome: 'admitted', limits }
+      return { outcome: 'admitted', limits, tier }
     }
     this.#reservations.insert({ ...reservation, ...NO_COST })
     const answer = renameAnswer(cached, requestId)
@@ -119,7 +129,10 @@ export class AccountBooks {
     const isSettled = this.#tables.findSettledFee(requestId) !== null
     if (open === null && !isSettled) return null
     const limits = snapshotLimits(this.requireAccount(), key, nowMs)
-    if (open !== null && open.keyId === key.keyId) return { outcome: 'admitted', limits }
+    if (open !== null && open.keyId === key.keyId) {
+      const tier = open.tier ?? this.#rules.ofKey(key.keyId).tier
+      return { outcome: 'admitted', limits, tier }
+    }
     if (isSettled && cached !== null)
       return { outcome: 'cached', limits, answer: renameAnswer(cached, requestId) }
     throw new Error(`Request id ${requestId} is used already.`)
@@ -136,6 +149,8 @@ export class AccountBooks {
         keyWindows: this.#windows.list(key.keyId, nowMs),
         balanceMicroUsd: this.#credits.isPrepaid() ? this.#credits.sumLeft(nowMs) : null,
         allowedModels: key.models,
+        keyTier: this.#rules.ofKey(key.keyId).tier,
+        tierPercents: this.#rules.ofAccount().tierPercents,
       },
       request,
       nowMs,
@@ -149,12 +164,16 @@ export class AccountBooks {
     return { ...admission, resetsAtMs }
   }
 
-  /** Moves a reservation to another backend, at the price in force there when it was admitted. False: there is none. */
-  reroute(requestId: string, { backendId, ...tariff }: Reroute): boolean {
+  /** Moves a reservation to another backend or model, at the price in force there when it was admitted. False: there is none. */
+  reroute(requestId: string, { backendId, model, ...tariff }: Reroute): boolean {
     const reservation = this.#reservations.find(requestId)
     if (reservation === null) return false
     const price = priceAt(tariff, reservation.admittedAtMs)
-    return this.#reservations.reroute(requestId, { backendId, price })
+    return this.#reservations.reroute(requestId, {
+      backendId,
+      price,
+      model: model ?? reservation.model,
+    })
   }
 
   /** Settles once. The fee belongs to the windows and the month of the record's `completedAtMs`. */

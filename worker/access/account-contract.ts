@@ -1,8 +1,9 @@
 import type { AdapterMerge } from '../../protocol/adapter-merge.ts'
+import type { Tier } from '../../protocol/backend.ts'
 import type { Address, Digest } from '../../protocol/digest.ts'
 import type { SettledMonth } from '../ledger/statement.ts'
 import type { Endpoint, UsageOutcome } from '../ledger/usage-record.ts'
-import type { AccountSettings, KeyScope } from './account-settings.ts'
+import type { AccountSettings, KeyRules, KeyScope } from './account-settings.ts'
 import type { Budget } from './budget.ts'
 import type { BudgetWindow, WindowSpending } from './budget-window.ts'
 import type { CreditBalance } from './credit.ts'
@@ -22,6 +23,10 @@ export interface AdmitRequest {
   readonly model: string
   /** Adapters that it merges over the model, as the caller named them; absent: none. */
   readonly adapters?: readonly string[]
+  /** Models that may serve it instead; the key must be allowed all of them. */
+  readonly otherModels?: readonly string[]
+  /** As the caller asked for it; absent: that of its key. */
+  readonly tier?: Tier
   /** In force until the first of `priceChanges`. */
   readonly price: Price
   /** In the order of time; the object takes the version that is in force at admission by its own clock. */
@@ -42,6 +47,8 @@ export interface AdmitRequest {
 /** Another backend than the one admitted for serves a request; its worst case is reserved already. */
 export interface Reroute extends Tariff {
   readonly backendId: string
+  /** Absent: the same. */
+  readonly model?: string
 }
 
 /** State of the key's limits after the call, for the `x-ratelimit-*` headers. */
@@ -55,7 +62,7 @@ export interface LimitSnapshot {
 }
 
 export type AdmitResult =
-  | { readonly outcome: 'admitted'; readonly limits: LimitSnapshot }
+  | { readonly outcome: 'admitted'; readonly limits: LimitSnapshot; readonly tier: Tier }
   /** The answer of an earlier request, under this one's id: recorded, and nothing to settle. */
   | { readonly outcome: 'cached'; readonly limits: LimitSnapshot; readonly answer: KeptAnswer }
   | Exclude<Recall, { outcome: 'new' }>
@@ -69,7 +76,10 @@ export type AdmitResult =
       readonly retryAfterMs: number
       readonly limits: LimitSnapshot
     }
-  | { readonly outcome: 'too_many_at_once'; readonly limit: number }
+  /** More urgent than the key may be, which is `keyTier`. */
+  | { readonly outcome: 'tier_not_allowed'; readonly keyTier: Tier }
+  /** `tier` where it is what holds the request back: a more urgent one would be let in. */
+  | { readonly outcome: 'too_many_at_once'; readonly limit: number; readonly tier?: Tier }
   | {
       readonly outcome: 'over_budget'
       readonly scope: 'key' | 'account'
@@ -136,7 +146,7 @@ export type RotateKeyResult =
   | { readonly outcome: 'unknown_key' }
 
 /** A key as its account sees it. */
-export interface KeySummary {
+export interface KeySummary extends KeyRules {
   readonly keyId: string
   readonly name: string
   /** The first characters of the key, to recognise it by. */

@@ -25,11 +25,12 @@ export class AccountKeys {
     secret: StoredSecret,
     { settings, nowMs }: { readonly settings: KeySettings; readonly nowMs: number },
   ): void {
-    const { tables, keyDetails, windows } = this.#stores
-    const { name, expiresAtMs, models, scopes, windowBudgets, ...limits } = settings
+    const { tables, keyDetails, windows, rules } = this.#stores
+    const { name, expiresAtMs, models, scopes, windowBudgets, tier, ...limits } = settings
     const row = { keyId, ...secret, name, createdAtMs: nowMs, expiresAtMs, models }
     tables.insertKey({ ...row, revokedAtMs: null, ...createMeter(limits, nowMs) })
     keyDetails.insert(keyId, scopes)
+    rules.setForKey(keyId, { tier })
     windows.replace(keyId, windowBudgets, nowMs)
     this.#mirror(keyId)
   }

@@ -110,12 +110,13 @@ export class AccountObject extends DurableObject<StorageBindings> {
     const nowMs = Date.now()
     return this.#transact(() => {
       const account = this.#stores.tables.findAccount()
-      const { windowBudgets, alerts, prepaid, ...limits } = settings
+      const { windowBudgets, alerts, prepaid, tierPercents, ...limits } = settings
       if (account === null) this.#insertAccount(limits, nowMs)
       else this.#stores.tables.updateAccountMeter(changeLimits(account, limits, nowMs))
       this.#stores.windows.replace(ACCOUNT_SCOPE, windowBudgets, nowMs)
       this.#stores.alerts.setRule(alerts)
       this.#stores.credits.setPrepaid(prepaid)
+      this.#stores.rules.setForAccount({ tierPercents })
       return this.#describe(this.#books.requireAccount(), nowMs)
     })
   }

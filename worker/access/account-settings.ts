@@ -1,11 +1,27 @@
 import { z } from 'zod'
 import { alertRuleSchema } from './alert.ts'
 import { windowBudgetsSchema } from './budget-window.ts'
+import { tierPercentsSchema, tierSchema } from './tier.ts'
 import { MAX_LIMIT_PER_MINUTE } from './token-bucket.ts'
 
 const rateSchema = z.int().min(1).max(MAX_LIMIT_PER_MINUTE)
 const concurrencySchema = z.int().min(1).max(10_000)
 const budgetSchema = z.int().min(0).nullable()
+
+/** How an account rations what its meter lets through. */
+export const accountRulesSchema = z.strictObject({
+  tierPercents: tierPercentsSchema.prefault({}),
+})
+
+export type AccountRules = z.infer<typeof accountRulesSchema>
+
+/** How a key's requests are rationed besides its meter. */
+export const keyRulesSchema = z.strictObject({
+  /** The most urgent tier that its requests may have, and the one they have if they name none. */
+  tier: tierSchema.default('standard'),
+})
+
+export type KeyRules = z.infer<typeof keyRulesSchema>
 
 /** What holds for all keys of an account together. */
 export const accountSettingsSchema = z.strictObject({
@@ -21,12 +37,16 @@ export const accountSettingsSchema = z.strictObject({
   prepaid: z.boolean().default(false),
   /** Null: nobody is told. */
   alerts: alertRuleSchema.nullable().default(null),
+  ...accountRulesSchema.shape,
 })
 
 export type AccountSettings = z.infer<typeof accountSettingsSchema>
 
 /** What the account's meter is made from. */
-export type AccountLimits = Omit<AccountSettings, 'windowBudgets' | 'alerts' | 'prepaid'>
+export type AccountLimits = Omit<
+  AccountSettings,
+  'windowBudgets' | 'alerts' | 'prepaid' | keyof AccountRules
+>
 
 /** What a key may be used for: to have text made, to read records, to read receipts, … */
 const COMMON_SCOPES = ['inference', 'usage:read', 'receipts:read'] as const
@@ -56,6 +76,7 @@ export const keySettingsSchema = z.strictObject({
   maxConcurrentRequests: concurrencySchema.nullable().default(null),
   budgetMicroUsd: budgetSchema.default(null),
   windowBudgets: windowBudgetsSchema.default([]),
+  ...keyRulesSchema.shape,
 })
 
 export type KeySettings = z.infer<typeof keySettingsSchema>

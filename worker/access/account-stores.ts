@@ -7,6 +7,7 @@ import { KeyDetailsTable } from './key-details-table.ts'
 import { MonthTable } from './month-table.ts'
 import { ReservationTable } from './reservation-table.ts'
 import { ResponseCacheTable } from './response-cache-table.ts'
+import { TrafficRuleTable } from './traffic-rule-table.ts'
 
 interface Store {
   readonly create: () => void
@@ -25,6 +26,7 @@ export interface AccountStores {
   readonly credits: CreditTable
   readonly months: MonthTable
   readonly cache: ResponseCacheTable
+  readonly rules: TrafficRuleTable
 }
 
 /** Opens the tables; none is there before `createStores`. */
@@ -39,6 +41,7 @@ export function openStores(sql: SqlStorage): AccountStores {
     credits: new CreditTable(sql),
     months: new MonthTable(sql),
     cache: new ResponseCacheTable(sql),
+    rules: new TrafficRuleTable(sql),
   }
 }
 

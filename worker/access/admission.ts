@@ -1,3 +1,4 @@
+import type { Tier } from '../../protocol/backend.ts'
 import { usageLeafSchema } from '../../protocol/usage-leaf.ts'
 import type { AdmitRequest, AdmitResult } from './account-contract.ts'
 import { fitsBudget } from './budget.ts'
@@ -10,6 +11,7 @@ import {
   snapshotLimits,
   takeFromMeter,
 } from './meter.ts'
+import { isMoreUrgent, shareForTier, type TierPercents } from './tier.ts'
 
 /** The stored state that an admission depends on. */
 export interface AdmissionState {
@@ -24,6 +26,8 @@ export interface AdmissionState {
   readonly balanceMicroUsd?: number | null
   /** Null: the key may use all. */
   readonly allowedModels: readonly string[] | null
+  readonly keyTier: Tier
+  readonly tierPercents: TierPercents
 }
 
 type Admitted = Extract<AdmitResult, { outcome: 'admitted' }>
@@ -44,9 +48,13 @@ export function decideAdmission(
   nowMs: number,
 ): Admission {
   requireRecordable(request)
-  const named = [request.model, ...(request.adapters ?? [])]
-  const forbidden = named.find((model) => state.allowedModels?.includes(model) === false)
+  const { model, adapters = [], otherModels = [] } = request
+  const named = [model, ...adapters, ...otherModels]
+  const forbidden = named.find((name) => state.allowedModels?.includes(name) === false)
   if (forbidden !== undefined) return { outcome: 'model_not_allowed', model: forbidden }
+  const { keyTier } = state
+  const tier = request.tier ?? keyTier
+  if (isMoreUrgent(tier, keyTier)) return { outcome: 'tier_not_allowed', keyTier }
 
   const scopes = [
     { scope: 'key', meter: state.key, held: state.keyHeld, windows: state.keyWindows ?? [] },
@@ -75,13 +83,18 @@ export function decideAdmission(
     const limit = meter.maxConcurrentRequests
     if (limit !== null && held.openCount >= limit) return { outcome: 'too_many_at_once', limit }
   }
+  const { maxConcurrentRequests } = state.account
+  if (maxConcurrentRequests !== null) {
+    const limit = shareForTier(maxConcurrentRequests, tier, state.tierPercents)
+    if (state.accountHeld.openCount >= limit) return { outcome: 'too_many_at_once', limit, tier }
+  }
 
   const key = takeFromMeter(state.key, request.worstCaseTokenCount, nowMs)
   if (key.outcome === 'refused') return rateLimited(state, key, nowMs)
   const account = takeFromMeter(state.account, request.worstCaseTokenCount, nowMs)
   if (account.outcome === 'refused') return rateLimited(state, account, nowMs)
   const limits = snapshotLimits(account.meter, key.meter, nowMs)
-  return { outcome: 'admitted', limits, account: account.meter, key: key.meter }
+  return { outcome: 'admitted', limits, tier, account: account.meter, key: key.meter }
 }
 
 function rateLimited(

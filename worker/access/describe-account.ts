@@ -27,6 +27,7 @@ export function describeAccount(
       windowBudgets: windows.listSettings(ACCOUNT_SCOPE),
       prepaid: stores.credits.isPrepaid(),
       alerts: alerts.findRule(),
+      ...stores.rules.ofAccount(),
     },
     budget: budgetOf(account, held),
     windows: windows.list(ACCOUNT_SCOPE, nowMs),
@@ -52,7 +53,7 @@ export function describeCredit(
 
 /** A key as its account sees it, as it stands now. */
 export function summariseKey(
-  { reservations, windows, keyDetails }: AccountStores,
+  { reservations, windows, keyDetails, rules }: AccountStores,
   key: KeyRow,
   nowMs: number,
 ): KeySummary {
@@ -60,6 +61,7 @@ export function summariseKey(
   return {
     ...{ keyId, name, start, createdAtMs, expiresAtMs, revokedAtMs, models },
     ...keyDetails.find(keyId),
+    ...rules.ofKey(keyId),
     budget: budgetOf(key, reservations.sum(keyId)),
     windows: windows.list(keyId, nowMs),
   }

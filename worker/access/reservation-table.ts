@@ -97,18 +97,19 @@ export class ReservationTable {
   /** False when there is no such reservation (any more). */
   reroute(
     requestId: string,
-    { backendId, price }: Pick<Reservation, 'backendId' | 'price'>,
+    { backendId, price, model }: Pick<Reservation, 'backendId' | 'price' | 'model'>,
   ): boolean {
     const reservation = this.find(requestId)
     if (reservation === null) return false
     this.#sql.exec(
       `UPDATE reservations
-       SET body = json_set(body, '$.backendId', ?, '$.price', json(?)) WHERE request_id = ?`,
+       SET body = json_set(body, '$.backendId', ?, '$.price', json(?), '$.model', ?) WHERE request_id = ?`,
       backendId,
       JSON.stringify(price),
+      model,
       requestId,
     )
-    this.#load().set(requestId, { ...reservation, backendId, price })
+    this.#load().set(requestId, { ...reservation, backendId, price, model })
     return true
   }
 

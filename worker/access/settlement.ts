@@ -6,7 +6,7 @@ import { priceUsage } from './pricing.ts'
 
 /** What an admitted request holds until it is settled. */
 export interface Reservation
-  extends Omit<AdmitRequest, 'keyHash' | 'idempotency' | 'priceChanges'> {
+  extends Omit<AdmitRequest, 'keyHash' | 'idempotency' | 'priceChanges' | 'otherModels'> {
   readonly keyId: string
   readonly admittedAtMs: number
   /** When the sweep begins to ask what became of it. */

@@ -20,6 +20,9 @@ import { readJsonBody } from './read-json-body.ts'
 
 const settings = accountSettingsSchema.shape
 
+const TIER_PERCENTS =
+  'How much of `max_concurrent_requests` may be under way, of whatever tier, for one more of this tier to be let in.'
+
 /** An account's limits as the API spells them. */
 export const limitsBodySchema = z.strictObject({
   requests_per_minute: settings.requestsPerMinute.unwrap().optional(),
@@ -29,6 +32,7 @@ export const limitsBodySchema = z.strictObject({
   window_budgets: windowBudgetsBodySchema.optional(),
   prepaid: settings.prepaid.unwrap().optional(),
   alerts: settings.alerts.unwrap().optional(),
+  tier_percents: settings.tierPercents.unwrap().optional().describe(TIER_PERCENTS),
 })
 
 export const accountBodySchema = limitsBodySchema.extend({
@@ -43,6 +47,7 @@ export const accountSchema = z
     requests_per_minute: z.int(),
     tokens_per_minute: z.int(),
     max_concurrent_requests: z.int(),
+    tier_percents: settings.tierPercents.unwrap().describe(TIER_PERCENTS),
     budget: budgetSchema,
     window_budgets: z.array(windowBudgetSchema),
     ...balanceFields,
@@ -163,6 +168,7 @@ function readLimits(body: z.output<typeof limitsBodySchema>) {
     windowBudgets: body.window_budgets,
     prepaid: body.prepaid,
     alerts: body.alerts,
+    tierPercents: body.tier_percents,
   }
   return Object.fromEntries(Object.entries(limits).filter(([, value]) => value !== undefined))
 }
@@ -180,6 +186,7 @@ async function composeAccountBody(
     requests_per_minute: account.settings.requestsPerMinute,
     tokens_per_minute: account.settings.tokensPerMinute,
     max_concurrent_requests: account.settings.maxConcurrentRequests,
+    tier_percents: account.settings.tierPercents,
     budget: composeBudgetBody(account.budget),
     window_budgets: composeWindowBodies(account.windows, account.budget),
     ...composeBalanceBody(account.credit),

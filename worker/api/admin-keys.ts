@@ -22,6 +22,9 @@ export const keyBodySchema = z
     max_concurrent_requests: settings.maxConcurrentRequests,
     budget_micro_usd: settings.budgetMicroUsd,
     window_budgets: windowBudgetsBodySchema.default([]),
+    tier: settings.tier.describe(
+      'The most urgent tier of its requests, and that of those that name none.',
+    ),
   })
   .transform(
     (body): KeySettings => ({
@@ -34,6 +37,7 @@ export const keyBodySchema = z
       maxConcurrentRequests: body.max_concurrent_requests,
       budgetMicroUsd: body.budget_micro_usd,
       windowBudgets: body.window_budgets,
+      tier: body.tier,
     }),
   )
 

@@ -1,6 +1,8 @@
 import type { MiddlewareHandler } from 'hono'
 import { cors } from 'hono/cors'
+import { TIER_HEADER } from '../../protocol/backend.ts'
 import type { AppEnv } from './app-context.ts'
+import { DEGRADED_HEADER } from './rate-headers.ts'
 
 const EXPOSED_HEADERS = [
   'x-request-id',
@@ -11,6 +13,8 @@ const EXPOSED_HEADERS = [
   'x-next-cursor',
   'x-statement-state',
   'x-tallygate-cache',
+  TIER_HEADER,
+  DEGRADED_HEADER,
   'idempotency-replayed',
   ...['limit', 'remaining', 'reset'].flatMap((what) => [
     `x-ratelimit-${what}-requests`,

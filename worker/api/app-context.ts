@@ -1,4 +1,5 @@
 import type { Context } from 'hono'
+import type { Tier } from '../../protocol/backend.ts'
 import type { Env } from '../bindings.ts'
 import type { Services } from '../services.ts'
 import type { TraceContext } from '../telemetry/trace-context.ts'
@@ -23,6 +24,8 @@ export interface AppEnv {
     services: Services
     /** Set by `requireApiKey` before its handlers run; missing elsewhere. */
     caller: Caller
+    /** What a request for text was admitted as; missing before. */
+    tier: Tier
     /** The relay writes the request's log line when the answer is through. */
     isRelayed: boolean
   }

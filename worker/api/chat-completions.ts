@@ -6,10 +6,16 @@ import {
   type GenerationRequest,
 } from '../dispatch/generation-request.ts'
 import type { AppContext } from './app-context.ts'
-import { answerFields, generationFields, MAX_TOKEN_COUNT } from './generation-schema.ts'
+import {
+  answerFields,
+  generationFields,
+  MAX_TOKEN_COUNT,
+  readDegradation,
+} from './generation-schema.ts'
 import { parseRequest } from './parse-request.ts'
 import { type JsonBody, readJsonBody } from './read-json-body.ts'
 import { serveGeneration } from './serve-generation.ts'
+import { readTier } from './service-tier.ts'
 
 export const messageSchema = z.looseObject({
   role: z.enum(['system', 'developer', 'user', 'assistant', 'tool', 'function']),
@@ -58,6 +64,8 @@ function parseChatRequest({ value, bytes }: JsonBody): GenerationRequest {
     endpoint: 'chat.completions',
     model: chat.model,
     merge: planMerge(chat.tallygate),
+    ...readTier(chat.service_tier),
+    ...readDegradation(chat.tallygate),
     isStream: chat.stream ?? false,
     wantsUsage: chat.stream_options?.include_usage ?? false,
     wantsAttribution: chat.tallygate?.attribution ?? false,

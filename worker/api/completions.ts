@@ -2,10 +2,16 @@ import { z } from 'zod'
 import { planMerge } from '../../protocol/adapter-merge.ts'
 import { boundPromptTokens, type GenerationRequest } from '../dispatch/generation-request.ts'
 import type { AppContext } from './app-context.ts'
-import { answerFields, choiceCountSchema, generationFields } from './generation-schema.ts'
+import {
+  answerFields,
+  choiceCountSchema,
+  generationFields,
+  readDegradation,
+} from './generation-schema.ts'
 import { parseRequest } from './parse-request.ts'
 import { type JsonBody, readJsonBody } from './read-json-body.ts'
 import { serveGeneration } from './serve-generation.ts'
+import { readTier } from './service-tier.ts'
 
 const tokenIdsSchema = z.array(z.int().min(0)).min(1)
 
@@ -60,6 +66,8 @@ function parseCompletionRequest({ value, bytes }: JsonBody): GenerationRequest {
     endpoint: 'completions',
     model: completion.model,
     merge: planMerge(completion.tallygate),
+    ...readTier(completion.service_tier),
+    ...readDegradation(completion.tallygate),
     isStream: completion.stream ?? false,
     wantsUsage: completion.stream_options?.include_usage ?? false,
     wantsAttribution: completion.tallygate?.attribution ?? false,

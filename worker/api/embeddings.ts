@@ -6,6 +6,7 @@ import { answerFields, extensionSchema, modelNameSchema } from './generation-sch
 import { parseRequest } from './parse-request.ts'
 import { type JsonBody, readJsonBody } from './read-json-body.ts'
 import { serveGeneration } from './serve-generation.ts'
+import { readTier, serviceTierSchema } from './service-tier.ts'
 
 const tokenIdsSchema = z.array(z.int().min(0)).min(1)
 
@@ -25,6 +26,7 @@ export const embeddingRequestSchema = z.looseObject({
   ),
   encoding_format: z.enum(['float', 'base64']).nullish(),
   dimensions: z.int().min(1).nullish(),
+  service_tier: serviceTierSchema,
   tallygate: extensionSchema,
 })
 
@@ -47,12 +49,18 @@ export async function createEmbeddings(c: AppContext): Promise<Response> {
 }
 
 function parseEmbeddingRequest({ value, bytes }: JsonBody): GenerationRequest {
-  const { model, input, tallygate } = parseRequest(embeddingRequestSchema, value)
+  const {
+    model,
+    input,
+    tallygate,
+    service_tier: serviceTier,
+  } = parseRequest(embeddingRequestSchema, value)
   const inputCount = typeof input === 'string' || typeof input[0] === 'number' ? 1 : input.length
   return {
     endpoint: 'embeddings',
     model,
     merge: planMerge(tallygate),
+    ...readTier(serviceTier),
     isStream: false,
     wantsUsage: false,
     wantsAttribution: false,

@@ -1,5 +1,8 @@
 import { z } from 'zod'
 import { mergeRequestSchema } from '../../protocol/adapter-merge.ts'
+import type { Degradation } from '../dispatch/concession.ts'
+import { ApiError } from '../errors.ts'
+import { serviceTierSchema } from './service-tier.ts'
 
 /** The most answers one request may ask for. */
 const MAX_CHOICE_COUNT = 128
@@ -17,20 +20,61 @@ export const modelNameSchema = z
   .max(200)
   .describe('A base model or an adapter, as `GET /v1/models` names it.')
 
-export const extensionSchema = mergeRequestSchema
+const sharedExtensionSchema = mergeRequestSchema.and(
+  z.looseObject({
+    attribution: z
+      .boolean()
+      .nullish()
+      .describe('Tell whose data the answer came from, in `tallygate.attribution`.'),
+    cache: z
+      .boolean()
+      .nullish()
+      .describe('An earlier answer to the same request may be given again, free of charge.'),
+  }),
+)
+
+export const extensionSchema = sharedExtensionSchema
   .and(
     z.looseObject({
-      attribution: z
-        .boolean()
-        .nullish()
-        .describe('Tell whose data the answer came from, in `tallygate.attribution`.'),
-      cache: z
-        .boolean()
-        .nullish()
-        .describe('An earlier answer to the same request may be given again, free of charge.'),
+      degrade: z.null('is for chat completions and completions alone').optional(),
     }),
   )
   .nullish()
+
+const MAX_FALLBACK_COUNT = 4
+
+const degradeSchema = z
+  .strictObject({
+    max_tokens: z.int().min(1).max(MAX_TOKEN_COUNT).nullish().describe('A shorter answer.'),
+    models: z
+      .array(modelNameSchema)
+      .max(MAX_FALLBACK_COUNT)
+      .nullish()
+      .describe('Other models, in this order.'),
+  })
+  .nullish()
+  .describe(
+    'What to put up with rather than `overloaded` or `no_backend`; told by `model` and `x-tallygate-degraded`, and billed as what served.',
+  )
+
+const textExtensionSchema = sharedExtensionSchema
+  .and(z.looseObject({ degrade: degradeSchema }))
+  .nullish()
+
+/** What a caller would put up with; nothing where that is nothing. Throws where it cannot be. */
+export function readDegradation(tallygate: z.output<typeof textExtensionSchema>): {
+  readonly degradation?: Degradation
+} {
+  const { max_tokens: maxTokens = null, models } = tallygate?.degrade ?? {}
+  if (maxTokens === null && !models?.length) return {}
+  const other = (['adapters', 'cache'] as const).find((name) => tallygate?.[name])
+  if (other !== undefined) {
+    const param = 'tallygate.degrade'
+    const message = `${param}: cannot go together with 'tallygate.${other}'`
+    throw new ApiError('invalid_request', { message, param })
+  }
+  return { degradation: { maxTokens, models: models ?? [] } }
+}
 
 export const temperatureSchema = z.number().min(0).max(2).nullish()
 export const topProbabilitySchema = z.number().min(0).max(1).nullish()
@@ -58,7 +102,8 @@ export const generationFields = {
   stop: z.union([z.string(), z.array(z.string()).max(MAX_STOP_COUNT)]).nullish(),
   logit_bias: z.record(z.string(), z.number()).nullish(),
   user: z.string().nullish(),
-  tallygate: extensionSchema,
+  service_tier: serviceTierSchema,
+  tallygate: textExtensionSchema,
 }
 
 const usageSchema = z

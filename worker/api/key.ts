@@ -29,6 +29,7 @@ export const apiKeySchema = z
       .readonly()
       .nullable()
       .describe('Null: `inference`, `usage:read` and `receipts:read`.'),
+    tier: keySettingsSchema.shape.tier.unwrap(),
     budget: budgetSchema,
     window_budgets: z.array(windowBudgetSchema),
   })
@@ -82,6 +83,7 @@ export function composeKeyBody(key: KeySummary): z.input<typeof apiKeySchema> {
     last_used_at_ms: key.lastUsedAtMs,
     models: key.models,
     scopes: key.scopes,
+    tier: key.tier,
     budget: composeBudgetBody(key.budget),
     window_budgets: composeWindowBodies(key.windows, key.budget),
   }

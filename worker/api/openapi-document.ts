@@ -23,6 +23,7 @@ const METERED: readonly ErrorCode[] = [
   'budget_exceeded',
   'model_not_allowed',
   'insufficient_scope',
+  'tier_not_allowed',
   'model_not_found',
   'rate_limit_exceeded',
   'concurrency_exceeded',

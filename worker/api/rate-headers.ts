@@ -1,5 +1,8 @@
 import type { LimitSnapshot } from '../access/account-contract.ts'
 
+/** What the caller put up with (`tallygate.degrade`); absent: nothing. */
+export const DEGRADED_HEADER = 'x-tallygate-degraded'
+
 /** Writes the `x-ratelimit-*` headers as OpenAI spells them. */
 export function setRateHeaders(headers: Headers, limits: LimitSnapshot): void {
   headers.set('x-ratelimit-limit-requests', String(limits.requestLimit))

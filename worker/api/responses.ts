@@ -24,6 +24,7 @@ import {
 import type { deletedResponseSchema, ResponseBody } from './responses/response-schema.ts'
 import { createResponseWording } from './responses/response-wording.ts'
 import { serveGeneration } from './serve-generation.ts'
+import { nameTier, readTier } from './service-tier.ts'
 
 /** `POST /v1/responses`: translated onto chat completions, so that any backend can serve it. */
 export async function createResponse(c: AppContext): Promise<Response> {
@@ -41,12 +42,14 @@ export async function createResponse(c: AppContext): Promise<Response> {
     request,
     startedAtMs: c.var.startedAtMs,
     now: Date.now,
+    serviceTier: () => nameTier(c.var.tier),
     keep: (response) => keepResponse(c, keyId, { response, items }),
   })
   return serveGeneration(c, {
     endpoint: 'responses',
     model: request.model,
     merge: planMerge(request.tallygate),
+    ...readTier(request.service_tier),
     isStream: request.stream ?? false,
     wantsUsage: true,
     wantsAttribution: request.tallygate?.attribution ?? false,

@@ -1,9 +1,11 @@
-import type { AdmitResult, LimitSnapshot } from '../access/account-contract.ts'
+import { TIER_HEADER } from '../../protocol/backend.ts'
+import type { AdmitResult } from '../access/account-contract.ts'
 import type { KeptAnswer } from '../access/idempotency.ts'
 import { createAccountClient } from '../dispatch/account-client.ts'
 import { admitGeneration } from '../dispatch/admit-generation.ts'
 import { composeCacheClaim, wantsCache } from '../dispatch/cache-claim.ts'
-import { findTargets } from '../dispatch/find-targets.ts'
+import { describeConcession } from '../dispatch/concession.ts'
+import { findCandidates } from '../dispatch/degrade.ts'
 import type { GenerationRequest } from '../dispatch/generation-request.ts'
 import { relayBody } from '../dispatch/relay-body.ts'
 import { relayStream } from '../dispatch/relay-stream.ts'
@@ -12,7 +14,7 @@ import { ApiError } from '../errors.ts'
 import type { AppContext } from './app-context.ts'
 import { insufficientScope } from './describe-caller.ts'
 import { readIdempotencyClaim } from './idempotency-header.ts'
-import { setRateHeaders } from './rate-headers.ts'
+import { DEGRADED_HEADER, setRateHeaders } from './rate-headers.ts'
 
 /**
  * Serves a request for text: pick a backend, admit, relay, settle. The work outlives a client that
@@ -30,7 +32,7 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
   const waitUntil = (work: Promise<unknown>) => c.executionCtx.waitUntil(work)
   const idempotency = await readIdempotencyClaim(c, request)
   const isCacheable = wantsCache(request)
-  const candidates = await findTargets(services, request, waitUntil, {
+  const candidates = await findCandidates(services, request, waitUntil, {
     accountId: caller.accountId,
     needsFreshList: isCacheable, // an answer is found by its weights
   })
@@ -58,22 +60,27 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
     answerHeaders.set('x-tallygate-cache', 'hit')
     return giveAgain(c, admission.answer)
   }
-  setRateHeaders(answerHeaders, requireAdmitted(request, admission, answerHeaders))
+  const { limits, tier } = requireAdmitted(request, admission, answerHeaders)
+  setRateHeaders(answerHeaders, limits)
+  answerHeaders.set(TIER_HEADER, tier)
+  c.set('tier', tier)
   const admittedAtMs = Date.now()
   answerHeaders.set('server-timing', `auth;dur=${admittedAtMs - startedAtMs}`)
   c.set('isRelayed', true)
   const relay = request.isStream ? relayStream : relayBody
+  const route = createRoute({
+    candidates,
+    fleet: services.fleet,
+    reroute: (to) => account.reroute(requestId, to),
+    now: Date.now,
+  })
   const response = await relay({
     requestId,
     accountId: caller.accountId,
     startedAtMs,
     request,
-    route: createRoute({
-      candidates,
-      fleet: services.fleet,
-      reroute: (to) => account.reroute(requestId, to),
-      now: Date.now,
-    }),
+    tier,
+    route,
     account,
     maxUpstreamSilenceMs: config.UPSTREAM_SILENCE_MS,
     clientSignal: c.req.raw.signal,
@@ -84,19 +91,21 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
     telemetry: services.telemetry,
     trace: c.var.trace,
   })
+  const { concession } = route.current()
+  if (concession !== undefined) answerHeaders.set(DEGRADED_HEADER, describeConcession(concession))
   answerHeaders.append('server-timing', `upstream;dur=${Date.now() - admittedAtMs}`)
   return response
 }
 
-/** The limits after admission; throws the ApiError of a refusal. */
+/** What was admitted; throws the ApiError of a refusal. */
 function requireAdmitted(
   request: GenerationRequest,
   result: Exclude<AdmitResult, { outcome: 'replay' | 'cached' }>,
   answerHeaders: Headers,
-): LimitSnapshot {
+): Extract<AdmitResult, { outcome: 'admitted' }> {
   switch (result.outcome) {
     case 'admitted':
-      return result.limits
+      return result
     case 'unknown_key':
       throw new ApiError('invalid_api_key')
     case 'in_flight':
@@ -110,6 +119,11 @@ function requireAdmitted(
       throw insufficientScope('inference')
     case 'model_not_allowed':
       throw new ApiError('model_not_allowed', describeForbidden(request, result.model))
+    case 'tier_not_allowed':
+      throw new ApiError('tier_not_allowed', {
+        message: `This key's requests may be ${result.keyTier} at most.`,
+        param: 'service_tier',
+      })
     case 'rate_limited':
       setRateHeaders(answerHeaders, result.limits)
       throw new ApiError('rate_limit_exceeded', {
@@ -118,7 +132,7 @@ function requireAdmitted(
       })
     case 'too_many_at_once':
       throw new ApiError('concurrency_exceeded', {
-        message: `No more than ${result.limit} requests may run at the same time.`,
+        message: describeConcurrency(result),
         retryAfterMs: RUNNING_RETRY_AFTER_MS,
       })
     case 'over_budget':
@@ -128,11 +142,21 @@ function requireAdmitted(
   }
 }
 
+function describeConcurrency({
+  limit,
+  tier,
+}: Extract<AdmitResult, { outcome: 'too_many_at_once' }>): string {
+  if (tier === undefined) return `No more than ${limit} requests may run at the same time.`
+  return `A ${tier} request is let in only while fewer than ${limit} requests run at the same time.`
+}
+
 function describeForbidden(request: GenerationRequest, model: string) {
   if (model === request.model) return { param: 'model' }
+  const fallback = request.degradation?.models.indexOf(model) ?? -1
   const index = request.merge?.members.findIndex(({ id }) => id === model)
   return {
-    param: `tallygate.adapters.${index}.id`,
+    param:
+      fallback === -1 ? `tallygate.adapters.${index}.id` : `tallygate.degrade.models[${fallback}]`,
     message: `This key may not use the model ${JSON.stringify(model)}.`,
   }
 }

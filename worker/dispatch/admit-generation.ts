@@ -22,9 +22,16 @@ export function admitGeneration(
   account: AccountClient,
   { requestId, request, candidates, keyHash, idempotency, cache }: Admission,
 ): Promise<AdmitResult> {
-  const [{ tariff, backend }] = candidates
+  const [{ tariff, backend, concession }] = candidates
+  const { model: asked, degradation } = request
+  const model = concession?.model ?? asked
+  const otherModels = [asked, ...(degradation?.models ?? [])].filter((each) => each !== model)
   const worstCases = candidates.map((candidate) => {
-    const bound = boundTokens(request, candidate.target.model.max_model_len)
+    const maxCompletionTokens = candidate.concession?.maxTokens ?? request.maxCompletionTokens
+    const bound = boundTokens(
+      { ...request, maxCompletionTokens },
+      candidate.target.model.max_model_len,
+    )
     return {
       tokenCount: bound.promptTokens + bound.completionTokens,
       microUsd: priceWorstCase(candidate.tariff, { ...bound, cachedTokens: 0 }),
@@ -34,9 +41,11 @@ export function admitGeneration(
     requestId,
     keyHash,
     endpoint: request.endpoint,
-    model: request.model,
+    model,
+    ...(otherModels.length > 0 && { otherModels }),
     ...tariff,
     ...(request.merge && { adapters: request.merge.members.map(({ id }) => id) }),
+    ...(request.tier && { tier: request.tier }),
     splitVersion: CURRENT_SPLIT_VERSION,
     worstCaseMicroUsd: Math.max(...worstCases.map(({ microUsd }) => microUsd)),
     worstCaseTokenCount: Math.max(...worstCases.map(({ tokenCount }) => tokenCount)),

@@ -3,6 +3,8 @@ import {
   backendModelsSchema,
   REQUEST_ID_HEADER,
   TENANT_HEADER,
+  TIER_HEADER,
+  type Tier,
 } from '../../protocol/backend.ts'
 import type { Config } from '../env.ts'
 import { ApiError, ERRORS, type ErrorCode } from '../errors.ts'
@@ -15,6 +17,7 @@ export type BackendAddress = Config['BACKENDS'][number]
 export interface GenerationCall {
   readonly requestId: string
   readonly accountId: string
+  readonly tier: Tier
   /** W3C Trace Context. */
   readonly traceparent: string
   readonly endpoint: GenerationRequest['endpoint']
@@ -51,6 +54,7 @@ export async function sendGeneration(
         'content-type': 'application/json',
         [REQUEST_ID_HEADER]: call.requestId,
         [TENANT_HEADER]: call.accountId,
+        [TIER_HEADER]: call.tier,
         traceparent: call.traceparent,
         ...authorize(backend),
       },

@@ -5,6 +5,7 @@ import { ApiError } from '../errors.ts'
 import type { PriceBook } from '../ledger/price-book.ts'
 import { composeTariff } from '../ledger/price-list.ts'
 import type { BackendAddress } from './backend-client.ts'
+import type { Concession } from './concession.ts'
 import type { Fleet } from './fleet.ts'
 import type { GenerationRequest } from './generation-request.ts'
 import type { ModelCatalogue } from './model-catalogue.ts'
@@ -23,6 +24,8 @@ export interface Candidate {
   readonly target: Target
   readonly backend: BackendAddress
   readonly tariff: Tariff
+  /** Absent: the request is served as it was asked for. */
+  readonly concession?: Concession
 }
 
 interface TargetOptions {

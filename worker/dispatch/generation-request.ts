@@ -1,7 +1,9 @@
 import type { MergePlan } from '../../protocol/adapter-merge.ts'
+import type { Tier } from '../../protocol/backend.ts'
 import type { Endpoint } from '../ledger/usage-record.ts'
 import type { JsonObject } from './answer-parts.ts'
 import type { AnswerWording } from './answer-wording.ts'
+import type { Degradation } from './concession.ts'
 import { joinBytes } from './join-bytes.ts'
 
 /** What the gateway must know of a request for text or embeddings; the rest of the body is the backend's affair. */
@@ -10,6 +12,10 @@ export interface GenerationRequest {
   readonly model: string
   /** Adapters to be merged over the model for this request; null: none. */
   readonly merge: MergePlan | null
+  /** As the caller asked for it; absent: that of its key. */
+  readonly tier?: Tier
+  /** Absent: as it was asked for, or not at all. */
+  readonly degradation?: Degradation
   readonly isStream: boolean
   /** The caller asked for the usage chunk of a stream. */
   readonly wantsUsage: boolean

@@ -1,9 +1,11 @@
+import type { Tier } from '../../protocol/backend.ts'
 import { ApiError } from '../errors.ts'
 import type { Log } from '../log.ts'
 import type { Telemetry } from '../telemetry/telemetry.ts'
 import { type TraceContext, writeTraceparent } from '../telemetry/trace-context.ts'
 import type { AccountClient } from './account-client.ts'
 import { sendGeneration } from './backend-client.ts'
+import { concede } from './degrade.ts'
 import { encodeUpstreamBody, type GenerationRequest } from './generation-request.ts'
 import type { RelayEnding } from './meter-ending.ts'
 import type { RelayLine } from './relay-line.ts'
@@ -15,6 +17,8 @@ export interface RelayJob {
   readonly accountId: string
   readonly startedAtMs: number
   readonly request: GenerationRequest
+  /** What it was admitted as. */
+  readonly tier: Tier
   readonly route: Route
   readonly account: AccountClient
   readonly maxUpstreamSilenceMs: number
@@ -35,18 +39,22 @@ export interface RelayJob {
  * `explainFailure` explains.
  */
 export function sendJob(job: RelayJob, line: RelayLine): Promise<Response> {
-  const { requestId, accountId, request } = job
+  const { requestId, accountId, request, tier } = job
   return job.route.send(
-    ({ backend, target }) =>
+    ({ backend, target, concession }) =>
       sendGeneration(backend, {
         requestId,
         accountId,
+        tier,
         traceparent: writeTraceparent(job.trace),
         endpoint: request.endpoint,
-        body: encodeUpstreamBody(request, target.model.max_model_len),
+        body: encodeUpstreamBody(
+          concession === undefined ? request : concede(request, concession),
+          target.model.max_model_len,
+        ),
         signal: line.upstreamSignal,
       }),
-    line.stopReason,
+    line,
   )
 }
 

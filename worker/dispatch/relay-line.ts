@@ -11,6 +11,8 @@ export interface RelayLine {
   readonly upstreamSignal: AbortSignal
   /** Null while the relay is under way. */
   readonly stopReason: () => StopReason | null
+  /** The status and the headers of the answer have gone out. */
+  readonly isOpen: () => boolean
   /** Resets the upstream's silence. */
   readonly noteUpstream: () => void
   /** The response body; from this call on blanks are sent. At most once, and before anything is written. */
@@ -111,6 +113,7 @@ export function createRelayLine(options: RelayLineOptions): RelayLine {
   return {
     upstreamSignal: controller.signal,
     stopReason: () => reason,
+    isOpen: () => writer !== null,
     noteUpstream: () => {
       heardAtMs = Date.now()
       upstreamSilenceMs = 0

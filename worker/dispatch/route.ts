@@ -2,7 +2,7 @@ import type { Reroute } from '../access/account-contract.ts'
 import { ApiError } from '../errors.ts'
 import type { Candidate } from './find-targets.ts'
 import type { Attempt, Fleet } from './fleet.ts'
-import type { StopReason } from './relay-line.ts'
+import type { RelayLine } from './relay-line.ts'
 
 /** The way of one request to a backend, over others that failed before they answered. */
 export interface Route {
@@ -10,11 +10,12 @@ export interface Route {
   readonly current: () => Candidate
   /**
    * Sends to one candidate after the other until one answers. Never again once one has: its answer
-   * may have begun. Throws the failure that says most.
+   * may have begun. Concessions are made only where backends are lacking or busy, and only while the
+   * answer's headers can still tell of them. Throws the failure that says most.
    */
   readonly send: (
     sendTo: (candidate: Candidate) => Promise<Response>,
-    whyStopped: () => StopReason | null,
+    line: Pick<RelayLine, 'stopReason' | 'isOpen'>,
   ) => Promise<Response>
   /** The request is through, however it ended. */
   readonly end: () => void
@@ -35,7 +36,7 @@ export function createRoute({ candidates, fleet, reroute, now }: RouteOptions): 
   async function tryOne(
     candidate: Candidate,
     sendTo: Parameters<Route['send']>[0],
-    whyStopped: Parameters<Route['send']>[1],
+    { stopReason }: Parameters<Route['send']>[1],
   ): Promise<Response> {
     attempt = fleet.begin(candidate.backend.id, now())
     try {
@@ -43,7 +44,7 @@ export function createRoute({ candidates, fleet, reroute, now }: RouteOptions): 
       attempt.answered()
       return response
     } catch (error) {
-      const why = whyStopped()
+      const why = stopReason()
       if (why === 'upstream_silent' || (why === null && isFailure(error))) attempt.failed(now())
       else if (why === null) attempt.answered()
       attempt.end(now())
@@ -54,28 +55,44 @@ export function createRoute({ candidates, fleet, reroute, now }: RouteOptions): 
   return {
     current: () => current,
     end: () => attempt?.end(now()),
-    send: async (sendTo, whyStopped) => {
+    send: async (sendTo, line) => {
       let told: unknown = null
       for (const [index, candidate] of candidates.entries()) {
         const isLast = index === candidates.length - 1
+        const isConcession = candidate.concession !== current.concession
+        if (isConcession && (line.isOpen() || !isLackOfCompute(told))) break
         // Another request's failure may have closed the way since this one set out.
         if (fleet.blockedForMs(candidate.backend.id, now()) > 0 && !(isLast && told === null))
           continue
         if (candidate !== current) {
-          await reroute({ backendId: candidate.backend.id, ...candidate.tariff })
-          current = candidate
+          current = candidate // first, so that headers which go out now tell of a concession
+          const { backend, tariff, concession } = candidate
+          await reroute({
+            backendId: backend.id,
+            ...tariff,
+            ...(concession?.model !== undefined && { model: concession.model }),
+          })
         }
         try {
-          return await tryOne(candidate, sendTo, whyStopped)
+          return await tryOne(candidate, sendTo, line)
         } catch (error) {
-          if (whyStopped() !== null || !mayGoElsewhere(error)) throw error
+          if (line.stopReason() !== null || !mayGoElsewhere(error)) throw error
           // A backend that is busy will be free; that one is out of reach says less.
           if (!(told instanceof ApiError && told.code === 'overloaded')) told = error
         }
       }
-      throw told
+      throw told ?? new ApiError('no_backend', { retryAfterMs: NO_BACKEND_RETRY_AFTER_MS })
     },
   }
+}
+
+/** How soon a caller may try again where every way is closed. */
+const NO_BACKEND_RETRY_AFTER_MS = 1_000
+
+/** Nothing told: all ways were closed before a request set out. */
+function isLackOfCompute(told: unknown): boolean {
+  if (told === null) return true
+  return told instanceof ApiError && (told.code === 'overloaded' || told.code === 'no_backend')
 }
 
 /** What speaks against the backend and not against the request. */

@@ -166,6 +166,7 @@ describe('keys and limits', () => {
         revokedAtMs: null,
         windows: [],
         scopes: null,
+        tier: 'standard',
         lastUsedAtMs: Date.now(),
         models: ['smol'],
         budget: { limitMicroUsd: 500, spentMicroUsd: 0, reservedMicroUsd: 100 },

@@ -37,7 +37,8 @@ test('a reservation is renewed from its admission to its settlement', async () =
   const client = createAccountClient({
     createStub: () => ({
       // The client reads nothing of the limits.
-      admit: () => Promise.resolve({ outcome: 'admitted', limits: {} as LimitSnapshot }),
+      admit: () =>
+        Promise.resolve({ outcome: 'admitted', limits: {} as LimitSnapshot, tier: 'standard' }),
       reroute: () => Promise.resolve(true),
       renew: (requestId) => Promise.resolve(renewed.push(requestId) > 0),
       settle: () => Promise.resolve({ outcome: 'settled', feeMicroUsd: 1 }),

@@ -14,7 +14,6 @@ const WITHOUT_EFFECT = [
 /** Fields whose other values would change the answer, or what is done with it. */
 const HARMLESS_VALUES: ReadonlyMap<string, readonly unknown[]> = new Map<string, unknown[]>([
   ['background', [false]],
-  ['service_tier', ['auto', 'default']],
   ['top_logprobs', [0]],
   ['truncation', ['disabled']],
 ])

@@ -6,6 +6,7 @@ import {
   temperatureSchema,
   topProbabilitySchema,
 } from '../generation-schema.ts'
+import { serviceTierSchema } from '../service-tier.ts'
 
 const MAX_ITEM_COUNT = 10_000
 const MAX_TOOL_COUNT = 128
@@ -101,6 +102,7 @@ export const responseRequestSchema = z
     parallel_tool_calls: z.boolean().nullish(),
     metadata: metadataSchema.nullish(),
     user: z.string().nullish(),
+    service_tier: serviceTierSchema,
     truncation: z.literal('disabled').nullish(),
     tallygate: extensionSchema,
   })

@@ -66,7 +66,7 @@ export const responseSchema = z
     previous_response_id: z.string().nullable(),
     background: z.literal(false),
     reasoning: z.strictObject({ effort: NOTHING, summary: NOTHING }),
-    service_tier: z.literal('default'),
+    service_tier: z.enum(['default', 'flex', 'priority']).describe('The tier that served.'),
     store: z.boolean().describe('Whether it is kept.'),
     temperature: z.number().nullable(),
     text: z.strictObject({ format: formatSchema }),

@@ -10,13 +10,15 @@ export interface ResponseWordingOptions {
   readonly request: ResponseRequest
   readonly startedAtMs: number
   readonly now: () => number
+  /** What served; asked for once the request is admitted. */
+  readonly serviceTier: () => ResponseBody['service_tier']
   /** Keeps a response that asks for it; false when that failed. Never throws. */
   readonly keep: (response: ResponseBody) => Promise<boolean>
 }
 
 /** Words an answer of chat completions as a response, whole or as its events. */
 export function createResponseWording(options: ResponseWordingOptions): AnswerWording {
-  const { requestId, request, keep, now } = options
+  const { requestId, request, keep, now, serviceTier } = options
   const suffix = requestId.replace(/^req_/, '')
   let events = ''
   let sequenceNumber = 0
@@ -43,6 +45,7 @@ export function createResponseWording(options: ResponseWordingOptions): AnswerWo
 
   return {
     begin: () => {
+      response = { ...response, service_tier: serviceTier() }
       emit('response.created', { response })
       emit('response.in_progress', { response })
       return flush()
@@ -62,6 +65,7 @@ export function createResponseWording(options: ResponseWordingOptions): AnswerWo
       response = {
         ...response,
         ...ending,
+        service_tier: serviceTier(),
         output: [...writer.items],
         usage: composeUsage(usage),
         completed_at: ending.status === 'completed' ? Math.floor(now() / 1_000) : null,
