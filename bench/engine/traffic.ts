@@ -106,7 +106,7 @@ export async function openRegistry(
     ramBudgetBytes: options.ramBudgetBytes,
     maxWaitingCount: 256,
     maxCount: options.adapters.length,
-    maxTenantCount: 1,
+    maxTenantCount: 0,
     openAttributor: () => Promise.reject(new Error('no adapter names a datanet')),
     log: (_, event, fields) => console.error(event, fields),
     now: Date.now,

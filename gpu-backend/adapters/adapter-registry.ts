@@ -189,7 +189,8 @@ class Registry implements AdapterRegistry {
     if (this.#slots.size >= maxCount) {
       throw rejectFile('id', `is one more than the ${maxCount} that MAX_ADAPTERS allows`)
     }
-    if (this.#countSiblings(id) >= maxTenantCount) {
+    const { tenant } = splitName(id)
+    if (tenant !== null && this.#countOwned(tenant) >= maxTenantCount) {
       throw rejectFile('id', `is one more than the ${maxTenantCount} that an account may have`)
     }
     const slot = createSlot(id)
@@ -197,10 +198,7 @@ class Registry implements AdapterRegistry {
     return slot
   }
 
-  /** Other adapters of the same tenant; the operator's are not counted. */
-  #countSiblings(id: string): number {
-    const { tenant } = splitName(id)
-    if (tenant === null) return 0
+  #countOwned(tenant: string): number {
     return [...this.#slots.keys()].filter((other) => splitName(other).tenant === tenant).length
   }
 

@@ -1,6 +1,15 @@
 import { createOpenAI } from '@ai-sdk/openai'
 import { createOpenAICompatible } from '@ai-sdk/openai-compatible'
-import { APICallError, embedMany, generateText, Output, stepCountIs, streamText, tool } from 'ai'
+import {
+  APICallError,
+  embedMany,
+  generateText,
+  type LanguageModel,
+  Output,
+  stepCountIs,
+  streamText,
+  tool,
+} from 'ai'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { z } from 'zod'
 import { citySchema, QUESTION, type ServedStack, serveStack } from '../support/conformance.ts'
@@ -26,28 +35,18 @@ const compatible = () =>
 const models = () => [openai().chat(served.model), compatible().chatModel(served.model)]
 const ask = { prompt: QUESTION, maxOutputTokens: 8, temperature: 0, maxRetries: 0 }
 
-test('generateText and streamText give the same answer and usage', async () => {
-  for (const model of models()) {
-    const whole = await generateText({ ...ask, model })
-    expect(whole.finishReason).toBe('length')
-    expect(whole.usage.outputTokens).toBe(8)
-    const stream = streamText({ ...ask, model })
-    let text = ''
-    for await (const delta of stream.textStream) text += delta
-    expect(text).toBe(whole.text)
-    expect((await stream.totalUsage).outputTokens).toBe(8)
-  }
-})
-
-test('the default model, which speaks the Responses API, does the same', async () => {
-  const model = openai()(served.model)
-  const whole = await generateText({ ...ask, model, maxOutputTokens: 16 })
-  expect(whole.usage.outputTokens).toBe(16)
-  const stream = streamText({ ...ask, model, maxOutputTokens: 16 })
+async function expectSameWholeAndStreamed(model: LanguageModel, maxOutputTokens: number) {
+  const whole = await generateText({ ...ask, model, maxOutputTokens })
+  expect(whole.finishReason).toBe('length')
+  expect(whole.usage.outputTokens).toBe(maxOutputTokens)
+  const stream = streamText({ ...ask, model, maxOutputTokens })
   let text = ''
   for await (const delta of stream.textStream) text += delta
   expect(text).toBe(whole.text)
-  expect((await stream.totalUsage).outputTokens).toBe(16)
+  expect((await stream.totalUsage).outputTokens).toBe(maxOutputTokens)
+}
+
+async function expectFittingOutput(model: LanguageModel) {
   const { output } = await generateText({
     ...ask,
     model,
@@ -55,18 +54,20 @@ test('the default model, which speaks the Responses API, does the same', async (
     output: Output.object({ schema: citySchema }),
   })
   expect(citySchema.safeParse(output).success).toBe(true)
+}
+
+test('generateText and streamText give the same answer and usage', async () => {
+  for (const model of models()) await expectSameWholeAndStreamed(model, 8)
+})
+
+test('the default model, which speaks the Responses API, does the same', async () => {
+  const model = openai()(served.model)
+  await expectSameWholeAndStreamed(model, 16)
+  await expectFittingOutput(model)
 })
 
 test('structured output fits its schema', async () => {
-  for (const model of models()) {
-    const { output } = await generateText({
-      ...ask,
-      model,
-      maxOutputTokens: 200,
-      output: Output.object({ schema: citySchema }),
-    })
-    expect(citySchema.safeParse(output).success).toBe(true)
-  }
+  for (const model of models()) await expectFittingOutput(model)
 })
 
 test('a tool is called, its result goes back, and the answer follows', async () => {

@@ -26,6 +26,7 @@ import type { KeyDetailsTable } from './key-details-table.ts'
 import { type Meter, settleMeter, snapshotLimits } from './meter.ts'
 import type { MonthTable } from './month-table.ts'
 import { priceAt } from './pricing.ts'
+import type { ReservationTable } from './reservation-table.ts'
 import { type CacheClaim, type CachedAnswer, renameAnswer } from './response-cache.ts'
 import type { ResponseCacheTable } from './response-cache-table.ts'
 import { composeEmptySettlement, priceSettlement } from './settlement.ts'
@@ -33,8 +34,6 @@ import type { TrafficRuleTable } from './traffic-rule-table.ts'
 
 /** A request that is answered from the cache. */
 const NO_COST = { worstCaseMicroUsd: 0, worstCaseTokenCount: 0 }
-
-import type { ReservationTable } from './reservation-table.ts'
 
 export interface AccountBooksOptions extends AccountStores {
   readonly payees: () => Config['PAYEES']

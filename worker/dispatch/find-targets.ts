@@ -35,7 +35,7 @@ interface TargetOptions {
 }
 
 /** How soon a caller may try again when no backend answers. */
-const NO_BACKEND_RETRY_AFTER_MS = 1_000
+export const NO_BACKEND_RETRY_AFTER_MS = 1_000
 
 /**
  * The backend that will serve a model and those that stand in for it, in order. What the catalogue

@@ -1,6 +1,6 @@
 import type { Reroute } from '../access/account-contract.ts'
 import { ApiError } from '../errors.ts'
-import type { Candidate } from './find-targets.ts'
+import { type Candidate, NO_BACKEND_RETRY_AFTER_MS } from './find-targets.ts'
 import type { Attempt, Fleet } from './fleet.ts'
 import type { RelayLine } from './relay-line.ts'
 
@@ -85,9 +85,6 @@ export function createRoute({ candidates, fleet, reroute, now }: RouteOptions): 
     },
   }
 }
-
-/** How soon a caller may try again where every way is closed. */
-const NO_BACKEND_RETRY_AFTER_MS = 1_000
 
 /** Nothing told: all ways were closed before a request set out. */
 function isLackOfCompute(told: unknown): boolean {
