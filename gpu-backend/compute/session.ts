@@ -75,6 +75,7 @@ async function loadModel(
       graphOptimizationLevel: 'all',
       logSeverityLevel: LOG_ERRORS,
       externalData: model.weights,
+      extra: EXACT_PRODUCTS,
     })
   if (executionProvider === 'cpu') return load(['cpu'])
   try {
@@ -90,6 +91,9 @@ async function loadModel(
 }
 
 const LOG_ERRORS = 3
+
+/** Without it products of uint8 and int8 overflow on x64 processors without VNNI. */
+const EXACT_PRODUCTS = { session: { x64quantprecision: '1' } }
 
 const NEEDS = {
   webgpu:
