@@ -55,8 +55,7 @@ export function addLora(
     on,
     (branch) => {
       const rows = branch.node('Gather', [x, tokens], { axis: 0 }) // [P, M, 1, in]
-      const down = [rows, loraDownInput(group, layer)]
-      const ranks = branch.microsoftNode('FusedMatMul', down, { transB: 1 }) // [P, M, 1, 16 · n]
+      const ranks = branch.timesTransposed(rows, loraDownInput(group, layer), 4) // [P, M, 1, 16 · n]
       const products = addLoraUp(branch, ranks, { group, layer }) // [P, M, 1, out]
       const flat = branch.node('Reshape', [products, branch.ints([-1, outputSize])])
       const byToken = branch.node('Gather', [flat, results], { axis: 0 }) // [W, T, out]
@@ -95,7 +94,7 @@ function addWeights(
   if (weights.form === 'f32') {
     const outputSize = weights.values.length / inputSize
     const w = graph.initializer(name, weights.values, [outputSize, inputSize])
-    return graph.microsoftNode('FusedMatMul', [x, w], { transB: 1 })
+    return graph.timesTransposed(x, w, 2)
   }
   if (weights.form === 'rotated8') return addRotated(graph, x, weights, options)
   const bits = weights.form === 'q4' ? 4 : 8

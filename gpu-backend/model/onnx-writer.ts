@@ -40,6 +40,11 @@ const IR_VERSION = 8
 const OPSET = 17
 const MICROSOFT = 'com.microsoft'
 
+interface GraphOptions {
+  readonly hasFusedMatMul?: boolean
+  readonly parent?: OnnxGraph | null
+}
+
 /**
  * Writes an ONNX graph node by node, in topological order. Values are named by the writer; inputs,
  * initializers and outputs by the caller. Field numbers are those of `onnx/onnx.proto3`.
@@ -51,10 +56,13 @@ export class OnnxGraph {
   readonly #outputs: Uint8Array[] = []
   readonly #weights: ExternalWeights[] = []
   readonly #constants = new Set<string>()
+  readonly #hasFusedMatMul: boolean
   readonly #parent: OnnxGraph | null
   #valueCount = 0
 
-  constructor(parent: OnnxGraph | null = null) {
+  /** `hasFusedMatMul`: false for WebGPU, where ONNX Runtime would run it on the CPU. */
+  constructor({ hasFusedMatMul = true, parent = null }: GraphOptions = {}) {
+    this.#hasFusedMatMul = hasFusedMatMul
     this.#parent = parent
   }
 
@@ -135,6 +143,15 @@ export class OnnxGraph {
     return output
   }
 
+  /** `a · bᵀ` by the last two of the `rank` dims. */
+  timesTransposed(a: string, b: string, rank: number): string {
+    if (this.#hasFusedMatMul) return this.microsoftNode('FusedMatMul', [a, b], { transB: 1 })
+    if (rank === 2) return this.node('Gemm', [a, b], { transB: 1 })
+    const perm = Array.from({ length: rank - 2 }, (_, axis) => axis)
+    const transposed = this.node('Transpose', [b], { perm: [...perm, rank - 1, rank - 2] })
+    return this.node('MatMul', [a, transposed])
+  }
+
   /** `SkipSimplifiedLayerNormalization`: the norm of the sum, and the sum. */
   skipNorm(input: string, skip: string, options: { gamma: string; epsilon: number }) {
     const names = { norm: this.#nextName('Norm'), sum: this.#nextName('Residual') }
@@ -163,7 +180,7 @@ export class OnnxGraph {
     no: (branch: OnnxGraph) => string,
   ): string {
     const writeBranch = (write: (branch: OnnxGraph) => string) => {
-      const branch = new OnnxGraph(this)
+      const branch = new OnnxGraph({ hasFusedMatMul: this.#hasFusedMatMul, parent: this })
       branch.output(write(branch), 'float32')
       return { graph: branch }
     }
