@@ -120,6 +120,7 @@ async function loadModel(
       graphOptimizationLevel: 'all',
       logSeverityLevel: LOG_ERRORS,
       externalData: model.weights,
+      extra: EXACT_PRODUCTS,
       ...more,
     })
   if (executionProvider === 'cpu') return load(['cpu'])
@@ -136,6 +137,9 @@ async function loadModel(
 }
 
 const LOG_ERRORS = 3
+
+/** Without it products of uint8 and int8 overflow on x64 processors without VNNI. */
+const EXACT_PRODUCTS = { session: { x64quantprecision: '1' } }
 
 const NEEDS = {
   webgpu:

@@ -1,7 +1,7 @@
 /** Data of an initializer; the array's class is its element type. */
-export type TensorData = Float32Array | Uint8Array | BigInt64Array
+export type TensorData = Float32Array | Uint8Array | Int8Array | BigInt64Array
 
-export type ElementType = 'float32' | 'uint8' | 'int64' | 'bool'
+export type ElementType = 'float32' | 'uint8' | 'int8' | 'int64' | 'bool'
 
 /** A number that is an integer, a list of them, a float, or the branch of an `If`. */
 export type Attribute =
@@ -28,6 +28,7 @@ const MIN_EXTERNAL_BYTES = 1024
 const ELEMENT_TYPES = {
   float32: 1,
   uint8: 2,
+  int8: 3,
   int64: 7,
   bool: 9,
 } as const satisfies Record<ElementType, number>
@@ -105,6 +106,19 @@ export class OnnxGraph {
     if (this.#parent) return this.#parent.float(value)
     const name = `float_${value}`
     return this.#constant(name, () => this.initializer(name, Float32Array.of(value), []))
+  }
+
+  /** A constant float32 matrix that many nodes use, written once under its name. */
+  matrix(name: string, create: () => Float32Array, dims: readonly [number, number]): string {
+    if (this.#parent) return this.#parent.matrix(name, create, dims)
+    return this.#constant(name, () => this.initializer(name, create(), dims))
+  }
+
+  /** A constant uint8 scalar: a zero point. */
+  byte(value: number): string {
+    if (this.#parent) return this.#parent.byte(value)
+    const name = `byte_${value}`
+    return this.#constant(name, () => this.initializer(name, Uint8Array.of(value), []))
   }
 
   /** Adds a node of ONNX's own domain with one output, and returns the output's name. */
@@ -239,6 +253,7 @@ export class OnnxGraph {
 
 function elementTypeOf(data: TensorData): ElementType {
   if (data instanceof Float32Array) return 'float32'
+  if (data instanceof Int8Array) return 'int8'
   return data instanceof Uint8Array ? 'uint8' : 'int64'
 }
 
