@@ -26,6 +26,7 @@ import {
   createSession,
   type DeviceMemory,
   type DeviceTensor,
+  ExecutionProviderError,
   type Session,
   type SessionOptions,
   type Tensor,
@@ -63,8 +64,7 @@ export class DevicePages implements KvStore {
     options: SessionOptions,
   ): Promise<DevicePages> {
     const pageCount = countBudgetPages(budgetTokens)
-    const fill = { [FILL]: { data: new Float32Array(1), dims: [] } }
-    const memory = await createDeviceMemory(buildCacheGraph(config, pageCount + 1), fill, options)
+    const memory = await reserve(config, pageCount, options)
     const copySession = await createSession(buildCopyGraph(config), options)
     return new DevicePages(config, pageCount, memory, copySession)
   }
@@ -217,6 +217,24 @@ export class DevicePages implements KvStore {
       this.#copies = this.#copies.slice(batch.length)
     }
   }
+}
+
+/** The pages and one of zeros. */
+async function reserve(
+  config: ModelConfig,
+  pageCount: number,
+  options: SessionOptions,
+): Promise<DeviceMemory> {
+  const fill = { [FILL]: { data: new Float32Array(1), dims: [] } }
+  const graph = buildCacheGraph(config, pageCount + 1)
+  return createDeviceMemory(graph, fill, options).catch((cause: unknown) => {
+    if (cause instanceof ExecutionProviderError) throw cause
+    const reason = cause instanceof Error ? cause.message : String(cause)
+    throw new Error(
+      `A KV cache of ${pageCount * PAGE_LENGTH} tokens does not fit on the device. Ask for fewer. ONNX Runtime said: ${reason.trim()}`,
+      { cause },
+    )
+  })
 }
 
 /** Page, head, 0, position in the page. */

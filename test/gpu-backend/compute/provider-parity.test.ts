@@ -100,6 +100,13 @@ describe.each(await findProviders())('%s agrees with the reference', (executionP
   test('preempted, and found in the cache', { timeout: TIMEOUT_MS }, async () => {
     await checkEngine(source, executionProvider)
   })
+
+  if (executionProvider !== 'webgpu') return
+  test('a cache that the device has no room for is one clear error', async () => {
+    await expect(
+      startRunner(source, { executionProvider, kvBudgetTokens: 2 ** 34 }),
+    ).rejects.toThrow(`A KV cache of ${2 ** 34} tokens does not fit on the device`)
+  })
 })
 
 /** A request gives way to a more urgent one that begins like it, and goes on afterwards. */
