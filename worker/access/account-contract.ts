@@ -9,6 +9,7 @@ import type { BudgetWindow, WindowSpending } from './budget-window.ts'
 import type { CreditBalance } from './credit.ts'
 import type { IdempotencyClaim, KeptAnswer, Recall } from './idempotency.ts'
 import type { Price, PriceChange, Tariff } from './pricing.ts'
+import type { ModelLimit } from './rate-limits.ts'
 import type { CacheClaim } from './response-cache.ts'
 
 /**
@@ -51,7 +52,18 @@ export interface Reroute extends Tariff {
   readonly model?: string
 }
 
-/** State of the key's limits after the call, for the `x-ratelimit-*` headers. */
+/** Whose limit or budget. */
+export type LimitScope = 'key' | 'account'
+
+/** Which limit held a request back. */
+export interface LimitName {
+  readonly scope: LimitScope
+  /** Of which model alone; null: of all together. */
+  readonly model: string | null
+  readonly limit: number
+}
+
+/** State of a request's limits after the call, for the `x-ratelimit-*` headers. */
 export interface LimitSnapshot {
   readonly requestLimit: number
   readonly requestsRemaining: number
@@ -70,19 +82,19 @@ export type AdmitResult =
   | { readonly outcome: 'insufficient_scope' }
   /** `model` is the first of the model and its adapters that the key may not use. */
   | { readonly outcome: 'model_not_allowed'; readonly model: string }
-  | {
+  | (LimitName & {
       readonly outcome: 'rate_limited'
       readonly what: 'requests' | 'tokens'
       readonly retryAfterMs: number
       readonly limits: LimitSnapshot
-    }
+    })
   /** More urgent than the key may be, which is `keyTier`. */
   | { readonly outcome: 'tier_not_allowed'; readonly keyTier: Tier }
   /** `tier` where it is what holds the request back: a more urgent one would be let in. */
-  | { readonly outcome: 'too_many_at_once'; readonly limit: number; readonly tier?: Tier }
+  | (LimitName & { readonly outcome: 'too_many_at_once'; readonly tier?: Tier })
   | {
       readonly outcome: 'over_budget'
-      readonly scope: 'key' | 'account'
+      readonly scope: LimitScope
       readonly window: 'total' | BudgetWindow
       /** When it has room again, as far as that is known; null: waiting does not help. */
       readonly resetsAtMs: number | null
@@ -145,6 +157,12 @@ export type RotateKeyResult =
   /** There is none of this id, or it was revoked. */
   | { readonly outcome: 'unknown_key' }
 
+/** A limit of one model and what is left of it. Null: none. */
+export interface ModelLimitState extends ModelLimit {
+  readonly requestsRemaining: number | null
+  readonly tokensRemaining: number | null
+}
+
 /** A key as its account sees it. */
 export interface KeySummary extends KeyRules {
   readonly keyId: string
@@ -162,6 +180,7 @@ export interface KeySummary extends KeyRules {
   readonly lastUsedAtMs: number | null
   readonly budget: Budget
   readonly windows: readonly WindowSpending[]
+  readonly modelLimits: readonly ModelLimitState[]
 }
 
 /** What a caller may know of the key it holds; also how calls that cost nothing are authenticated. */
@@ -173,6 +192,7 @@ export type DescribeKeyResult =
       readonly limits: LimitSnapshot
       readonly accountBudget: Budget
       readonly accountWindows: readonly WindowSpending[]
+      readonly accountModelLimits: readonly ModelLimitState[]
       readonly credit: CreditBalance
     }
   /** Unknown, revoked or expired. */
@@ -198,6 +218,7 @@ export interface AccountDescription {
   readonly settings: AccountSettings
   readonly budget: Budget
   readonly windows: readonly WindowSpending[]
+  readonly modelLimits: readonly ModelLimitState[]
   readonly credit: CreditBalance
   readonly openReservationCount: number
   /** Records that D1 has not confirmed yet. */

@@ -1,6 +1,6 @@
 import type { AccountBooks } from './account-books.ts'
 import type { KeySettings } from './account-settings.ts'
-import type { AccountStores } from './account-stores.ts'
+import { type AccountStores, setModelLimits } from './account-stores.ts'
 import type { KeyRow } from './account-tables.ts'
 import { createMeter } from './meter.ts'
 
@@ -26,12 +26,14 @@ export class AccountKeys {
     { settings, nowMs }: { readonly settings: KeySettings; readonly nowMs: number },
   ): void {
     const { tables, keyDetails, windows, rules } = this.#stores
-    const { name, expiresAtMs, models, scopes, windowBudgets, tier, ...limits } = settings
+    const { name, expiresAtMs, models, scopes, windowBudgets, modelLimits, tier, ...limits } =
+      settings
     const row = { keyId, ...secret, name, createdAtMs: nowMs, expiresAtMs, models }
     tables.insertKey({ ...row, revokedAtMs: null, ...createMeter(limits, nowMs) })
     keyDetails.insert(keyId, scopes)
     rules.setForKey(keyId, { tier })
     windows.replace(keyId, windowBudgets, nowMs)
+    setModelLimits(this.#stores, keyId, { modelLimits, nowMs })
     this.#mirror(keyId)
   }
 

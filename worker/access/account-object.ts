@@ -20,14 +20,25 @@ import type {
 } from './account-contract.ts'
 import { AccountKeys } from './account-keys.ts'
 import type { AccountLimits, AccountSettings, KeySettings } from './account-settings.ts'
-import { type AccountStores, createStores, forgetStores, openStores } from './account-stores.ts'
+import {
+  type AccountStores,
+  createStores,
+  forgetStores,
+  openStores,
+  setModelLimits,
+} from './account-stores.ts'
 import type { AccountRow } from './account-tables.ts'
 import type { StoredAlert } from './alert.ts'
 import { createApiKey } from './api-key.ts'
 import { ACCOUNT_SCOPE } from './budget-window-table.ts'
 import { CommitGroup } from './commit-group.ts'
 import type { Credit, CreditGrant, GrantResult } from './credit.ts'
-import { describeAccount, describeCredit, summariseKey } from './describe-account.ts'
+import {
+  describeAccount,
+  describeCredit,
+  describeModelLimits,
+  summariseKey,
+} from './describe-account.ts'
 import { budgetOf, changeLimits, createMeter, snapshotLimits } from './meter.ts'
 
 const LISTED_ALERT_COUNT = 100
@@ -62,7 +73,7 @@ export class AccountObject extends DurableObject<StorageBindings> {
     })
     this.#commits = new CommitGroup({
       transact: (closure) => this.#transact(closure),
-      isBusy: () => this.#stores.reservations.sum(null).openCount > 1,
+      isBusy: () => this.#stores.reservations.sum(ACCOUNT_SCOPE).openCount > 1,
     })
     void ctx.blockConcurrencyWhile(async () => {
       createStores(this.#stores)
@@ -110,9 +121,14 @@ export class AccountObject extends DurableObject<StorageBindings> {
     const nowMs = Date.now()
     return this.#transact(() => {
       const account = this.#stores.tables.findAccount()
-      const { windowBudgets, alerts, prepaid, tierPercents, ...limits } = settings
+      const { windowBudgets, modelLimits, alerts, prepaid, tierPercents, ...limits } = settings
       if (account === null) this.#insertAccount(limits, nowMs)
-      else this.#stores.tables.updateAccountMeter(changeLimits(account, limits, nowMs))
+      else {
+        const heldTokenCount = this.#stores.reservations.sum(ACCOUNT_SCOPE).reservedTokenCount
+        const now = { nowMs, heldTokenCount }
+        this.#stores.tables.updateAccountMeter(changeLimits(account, limits, now))
+      }
+      setModelLimits(this.#stores, ACCOUNT_SCOPE, { modelLimits, nowMs })
       this.#stores.windows.replace(ACCOUNT_SCOPE, windowBudgets, nowMs)
       this.#stores.alerts.setRule(alerts)
       this.#stores.credits.setPrepaid(prepaid)
@@ -180,9 +196,10 @@ export class AccountObject extends DurableObject<StorageBindings> {
       outcome: 'key',
       accountId: account.accountId,
       key: summariseKey(this.#stores, key, nowMs),
-      limits: snapshotLimits(account, key, nowMs),
-      accountBudget: budgetOf(account, this.#stores.reservations.sum(null)),
+      limits: snapshotLimits([key, account], nowMs),
+      accountBudget: budgetOf(account, this.#stores.reservations.sum(ACCOUNT_SCOPE)),
       accountWindows: this.#stores.windows.list(ACCOUNT_SCOPE, nowMs),
+      accountModelLimits: describeModelLimits(this.#stores, ACCOUNT_SCOPE, nowMs),
       credit: describeCredit(this.#stores, nowMs),
     }
   }

@@ -2,7 +2,7 @@ import type { Digest } from '../../protocol/digest.ts'
 import type { LedgerEntry } from '../ledger/usage-store.ts'
 import type { AccountCounter } from './account-contract.ts'
 import type { AccountLimits } from './account-settings.ts'
-import type { Meter } from './meter.ts'
+import type { Meter, RateMeter } from './meter.ts'
 
 /** The account as it is stored; one row. */
 export type AccountRow = Meter &
@@ -152,7 +152,7 @@ export class AccountTables {
     )
   }
 
-  updateAccountMeter(meter: Meter): void {
+  updateAccountMeter(meter: RateMeter): void {
     const account = this.findAccount()
     // An account's meter has every limit that an account has.
     this.#account = account && ({ ...account, ...meter } as AccountRow)
@@ -215,7 +215,7 @@ export class AccountTables {
     this.#forgetKeys()
   }
 
-  updateKeyMeter(keyId: string, meter: Meter): void {
+  updateKeyMeter(keyId: string, meter: RateMeter): void {
     const key = this.findKeyById(keyId)
     if (key === null) throw new Error(`There is no key ${keyId}.`)
     this.#keys.set(keyId, { ...key, ...meter })

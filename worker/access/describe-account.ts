@@ -1,9 +1,9 @@
-import type { AccountDescription, KeySummary } from './account-contract.ts'
+import type { AccountDescription, KeySummary, ModelLimitState } from './account-contract.ts'
 import type { AccountStores } from './account-stores.ts'
 import type { AccountRow, KeyRow } from './account-tables.ts'
 import { ACCOUNT_SCOPE } from './budget-window-table.ts'
 import type { CreditBalance } from './credit.ts'
-import { budgetOf } from './meter.ts'
+import { budgetOf, remainingRates } from './meter.ts'
 
 /** An account for its operator, as it stands now. */
 export function describeAccount(
@@ -12,7 +12,7 @@ export function describeAccount(
   { nowMs, lastAlarmError }: { readonly nowMs: number; readonly lastAlarmError: string | null },
 ): AccountDescription {
   const { tables, reservations, windows, alerts } = stores
-  const held = reservations.sum(null)
+  const held = reservations.sum(ACCOUNT_SCOPE)
   const { accountId, createdAtMs, salt } = account
   const { requestsPerMinute, tokensPerMinute, maxConcurrentRequests, budgetMicroUsd } = account
   return {
@@ -24,6 +24,7 @@ export function describeAccount(
       tokensPerMinute,
       maxConcurrentRequests,
       budgetMicroUsd,
+      modelLimits: stores.modelMeters.listSettings(ACCOUNT_SCOPE),
       windowBudgets: windows.listSettings(ACCOUNT_SCOPE),
       prepaid: stores.credits.isPrepaid(),
       alerts: alerts.findRule(),
@@ -31,6 +32,7 @@ export function describeAccount(
     },
     budget: budgetOf(account, held),
     windows: windows.list(ACCOUNT_SCOPE, nowMs),
+    modelLimits: describeModelLimits(stores, ACCOUNT_SCOPE, nowMs),
     credit: describeCredit(stores, nowMs),
     openReservationCount: held.openCount,
     outboxCount: tables.countOutbox(),
@@ -47,16 +49,13 @@ export function describeCredit(
   return {
     isPrepaid: credits.isPrepaid(),
     balanceMicroUsd: credits.sumLeft(nowMs),
-    reservedMicroUsd: reservations.sum(null).reservedMicroUsd,
+    reservedMicroUsd: reservations.sum(ACCOUNT_SCOPE).reservedMicroUsd,
   }
 }
 
 /** A key as its account sees it, as it stands now. */
-export function summariseKey(
-  { reservations, windows, keyDetails, rules }: AccountStores,
-  key: KeyRow,
-  nowMs: number,
-): KeySummary {
+export function summariseKey(stores: AccountStores, key: KeyRow, nowMs: number): KeySummary {
+  const { reservations, windows, keyDetails, rules } = stores
   const { keyId, name, start, createdAtMs, expiresAtMs, revokedAtMs, models } = key
   return {
     ...{ keyId, name, start, createdAtMs, expiresAtMs, revokedAtMs, models },
@@ -64,5 +63,21 @@ export function summariseKey(
     ...rules.ofKey(keyId),
     budget: budgetOf(key, reservations.sum(keyId)),
     windows: windows.list(keyId, nowMs),
+    modelLimits: describeModelLimits(stores, keyId, nowMs),
   }
+}
+
+/** The limits of single models in a scope, and what is left of them. */
+export function describeModelLimits(
+  { modelMeters }: AccountStores,
+  scope: string,
+  nowMs: number,
+): ModelLimitState[] {
+  return modelMeters.list(scope).map((meter) => {
+    const { model, requestsPerMinute, tokensPerMinute, maxConcurrentRequests } = meter
+    return {
+      ...{ model, requestsPerMinute, tokensPerMinute, maxConcurrentRequests },
+      ...remainingRates(meter, nowMs),
+    }
+  })
 }

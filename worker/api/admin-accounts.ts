@@ -15,6 +15,7 @@ import {
   windowBudgetsBodySchema,
 } from './budget-body.ts'
 import { balanceFields, composeBalanceBody } from './credit-body.ts'
+import { composeModelLimits, modelLimitSchema, modelLimitsBodySchema } from './model-limit-body.ts'
 import { parseRequest } from './parse-request.ts'
 import { readJsonBody } from './read-json-body.ts'
 
@@ -28,6 +29,7 @@ export const limitsBodySchema = z.strictObject({
   requests_per_minute: settings.requestsPerMinute.unwrap().optional(),
   tokens_per_minute: settings.tokensPerMinute.unwrap().optional(),
   max_concurrent_requests: settings.maxConcurrentRequests.unwrap().optional(),
+  model_limits: modelLimitsBodySchema.optional().describe('In place of those there were.'),
   budget_micro_usd: settings.budgetMicroUsd.unwrap().optional(),
   window_budgets: windowBudgetsBodySchema.optional(),
   prepaid: settings.prepaid.unwrap().optional(),
@@ -47,6 +49,7 @@ export const accountSchema = z
     requests_per_minute: z.int(),
     tokens_per_minute: z.int(),
     max_concurrent_requests: z.int(),
+    model_limits: z.array(modelLimitSchema),
     tier_percents: settings.tierPercents.unwrap().describe(TIER_PERCENTS),
     budget: budgetSchema,
     window_budgets: z.array(windowBudgetSchema),
@@ -164,6 +167,7 @@ function readLimits(body: z.output<typeof limitsBodySchema>) {
     requestsPerMinute: body.requests_per_minute,
     tokensPerMinute: body.tokens_per_minute,
     maxConcurrentRequests: body.max_concurrent_requests,
+    modelLimits: body.model_limits,
     budgetMicroUsd: body.budget_micro_usd,
     windowBudgets: body.window_budgets,
     prepaid: body.prepaid,
@@ -186,6 +190,7 @@ async function composeAccountBody(
     requests_per_minute: account.settings.requestsPerMinute,
     tokens_per_minute: account.settings.tokensPerMinute,
     max_concurrent_requests: account.settings.maxConcurrentRequests,
+    model_limits: composeModelLimits(account.modelLimits),
     tier_percents: account.settings.tierPercents,
     budget: composeBudgetBody(account.budget),
     window_budgets: composeWindowBodies(account.windows, account.budget),

@@ -5,6 +5,7 @@ import { requireAccount } from './account-parameter.ts'
 import type { AppContext } from './app-context.ts'
 import { windowBudgetsBodySchema } from './budget-body.ts'
 import { apiKeySchema, composeKeyBody } from './key.ts'
+import { modelLimitsBodySchema } from './model-limit-body.ts'
 import { parseRequest } from './parse-request.ts'
 import { readJsonBody } from './read-json-body.ts'
 
@@ -20,6 +21,7 @@ export const keyBodySchema = z
     requests_per_minute: settings.requestsPerMinute,
     tokens_per_minute: settings.tokensPerMinute,
     max_concurrent_requests: settings.maxConcurrentRequests,
+    model_limits: modelLimitsBodySchema.default([]),
     budget_micro_usd: settings.budgetMicroUsd,
     window_budgets: windowBudgetsBodySchema.default([]),
     tier: settings.tier.describe(
@@ -35,6 +37,7 @@ export const keyBodySchema = z
       requestsPerMinute: body.requests_per_minute,
       tokensPerMinute: body.tokens_per_minute,
       maxConcurrentRequests: body.max_concurrent_requests,
+      modelLimits: body.model_limits,
       budgetMicroUsd: body.budget_micro_usd,
       windowBudgets: body.window_budgets,
       tier: body.tier,

@@ -10,6 +10,7 @@ import {
 } from './budget-body.ts'
 import { balanceSchema, composeBalanceBody } from './credit-body.ts'
 import { describeCaller } from './describe-caller.ts'
+import { composeModelLimits, modelLimitSchema } from './model-limit-body.ts'
 import { setRateHeaders } from './rate-headers.ts'
 
 export const apiKeySchema = z
@@ -32,6 +33,7 @@ export const apiKeySchema = z
     tier: keySettingsSchema.shape.tier.unwrap(),
     budget: budgetSchema,
     window_budgets: z.array(windowBudgetSchema),
+    model_limits: z.array(modelLimitSchema),
   })
   .meta({ id: 'ApiKey', description: 'A key, without the key itself.' })
 
@@ -40,6 +42,7 @@ export const callerKeySchema = apiKeySchema
     account_id: z.string(),
     account_budget: budgetSchema,
     account_window_budgets: z.array(windowBudgetSchema),
+    account_model_limits: z.array(modelLimitSchema),
     account_credit: balanceSchema,
     limits: z.strictObject({
       requests_per_minute: z.int(),
@@ -52,13 +55,15 @@ export const callerKeySchema = apiKeySchema
 
 /** `GET /v1/key`: the limits and budgets of the key in use, and what is left of them. */
 export async function getKey(c: AppContext): Promise<Response> {
-  const { accountId, key, limits, accountBudget, accountWindows, credit } = await describeCaller(c)
+  const caller = await describeCaller(c)
+  const { accountId, key, limits, accountBudget, accountWindows, credit } = caller
   setRateHeaders(c.var.answerHeaders, limits)
   const body: z.input<typeof callerKeySchema> = {
     ...composeKeyBody(key),
     account_id: accountId,
     account_budget: composeBudgetBody(accountBudget),
     account_window_budgets: composeWindowBodies(accountWindows, accountBudget),
+    account_model_limits: composeModelLimits(caller.accountModelLimits),
     account_credit: composeBalanceBody(credit),
     limits: {
       requests_per_minute: limits.requestLimit,
@@ -86,5 +91,6 @@ export function composeKeyBody(key: KeySummary): z.input<typeof apiKeySchema> {
     tier: key.tier,
     budget: composeBudgetBody(key.budget),
     window_budgets: composeWindowBodies(key.windows, key.budget),
+    model_limits: composeModelLimits(key.modelLimits),
   }
 }

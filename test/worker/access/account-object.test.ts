@@ -59,10 +59,11 @@ describe('admission', () => {
     const first = await admitOne(account)
     await admitOne(account)
     const refused = await account.stub().admit(composeAdmit(account.key))
-    expect(refused).toEqual({ outcome: 'too_many_at_once', limit: 2 })
+    const crowded = { outcome: 'too_many_at_once', model: null }
+    expect(refused).toEqual({ ...crowded, scope: 'key', limit: 2 })
     await account.stub().admit(composeAdmit(other))
     const full = await account.stub().admit(composeAdmit(other))
-    expect(full).toEqual({ outcome: 'too_many_at_once', limit: 3 })
+    expect(full).toEqual({ ...crowded, scope: 'account', limit: 3 })
     await account.stub().settle(composeSettlement(first))
     expect((await account.stub().admit(composeAdmit(other))).outcome).toBe('admitted')
   })
@@ -155,6 +156,7 @@ describe('keys and limits', () => {
     expect(await account.stub().describeKey(account.key.keyHash)).toEqual({
       outcome: 'key',
       accountWindows: [],
+      accountModelLimits: [],
       credit: { isPrepaid: false, balanceMicroUsd: 0, reservedMicroUsd: 100 },
       accountId: account.accountId,
       key: {
@@ -165,6 +167,7 @@ describe('keys and limits', () => {
         expiresAtMs: null,
         revokedAtMs: null,
         windows: [],
+        modelLimits: [],
         scopes: null,
         tier: 'standard',
         lastUsedAtMs: Date.now(),
