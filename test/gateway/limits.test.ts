@@ -98,3 +98,53 @@ test('limits of models are changed by PATCH, and each is named once', async () =
   )
   expect(await set()).toMatchObject({ model_limits: [] })
 })
+
+test('a member’s keys share budgets and limits, which 402 names, and end with the member', async () => {
+  const account = await createAccount()
+  const members = `/accounts/${account.id}/members`
+  const member = await gateway.admin('POST', members, {
+    name: 'ada',
+    window_budgets: [{ window: 'day', limit_micro_usd: 0 }],
+    model_limits: [{ model: 'm', requests_per_minute: 1 }],
+  })
+  expect(member).toMatchObject({ object: 'member', requests_per_minute: null, removed_at_ms: null })
+  const createKey = (body: object) =>
+    gateway.admin('POST', `/accounts/${account.id}/keys`, { name: 'test', ...body })
+  const first = await createKey({ member_id: member.id })
+  const second = await createKey({ member_id: member.id })
+  const refused = await ask(first.api_key, 'm')
+  expect([refused.status, refused.error?.message]).toMatchObject([
+    402,
+    expect.stringContaining(`The member's daily budget of 0.000000 USD`),
+  ])
+  const path = `${members}/${member.id}`
+  const changed = await gateway.admin('PATCH', path, { window_budgets: [] })
+  expect(changed).toMatchObject({ name: 'ada', window_budgets: [], model_limits: [{ model: 'm' }] })
+  expect((await ask(first.api_key, 'm')).status).toBe(200)
+  expect((await ask(second.api_key, 'm')).error?.message).toContain(
+    `The member's limit for the model "m" of 1 requests a minute`,
+  )
+
+  const headers = { authorization: `Bearer ${second.api_key}` }
+  const shown = await (await gateway.call('/v1/key', { headers })).json()
+  const { spent_micro_usd } = (shown as { member: { budget: { spent_micro_usd: number } } }).member
+    .budget
+  expect(shown).toMatchObject({ member_id: member.id, member: { id: member.id, name: 'ada' } })
+  expect(spent_micro_usd).toBeGreaterThan(0)
+  expect(await gateway.admin('DELETE', path)).toEqual({
+    ...{ id: member.id, object: 'member', deleted: true },
+  })
+  expect((await ask(second.api_key, 'n')).status).toBe(401)
+  expect((await gateway.admin('GET', members)).data).toMatchObject([
+    { id: member.id, removed_at_ms: expect.any(Number) },
+  ])
+  expect((await gateway.admin('PATCH', path, { name: 'x' })).error.code).toBe('not_found')
+  const late = await createKey({ member_id: member.id })
+  expect(late.error).toMatchObject({ code: 'invalid_request', param: 'member_id' })
+  const { data } = await gateway.admin('GET', `/accounts/${account.id}/keys`)
+  expect(data.map((key: { member_id: string | null }) => key.member_id)).toEqual([
+    null,
+    member.id,
+    member.id,
+  ])
+})

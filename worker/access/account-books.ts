@@ -24,6 +24,7 @@ import type { CreditTable } from './credit-table.ts'
 import { recallAnswer } from './idempotency.ts'
 import type { IdempotencyTable } from './idempotency-table.ts'
 import type { KeyDetailsTable } from './key-details-table.ts'
+import type { MemberTable } from './member-table.ts'
 import type { MonthTable } from './month-table.ts'
 import { priceAt } from './pricing.ts'
 import type { ReservationTable } from './reservation-table.ts'
@@ -59,6 +60,7 @@ export class AccountBooks {
   readonly #months: MonthTable
   readonly #cache: ResponseCacheTable
   readonly #rules: TrafficRuleTable
+  readonly #members: MemberTable
   readonly #scopes: AccountScopes
   readonly #payees: AccountBooksOptions['payees']
   /** Of the one account and its one salt. */
@@ -75,6 +77,7 @@ export class AccountBooks {
     this.#months = options.months
     this.#cache = options.cache
     this.#rules = options.rules
+    this.#members = options.members
     this.#scopes = new AccountScopes(options)
     this.#payees = options.payees
   }
@@ -111,8 +114,10 @@ export class AccountBooks {
     this.#scopes.store(admission.rations)
     const price = priceAt({ price: request.price, priceChanges }, nowMs)
     const terms = { admittedAtMs: nowMs, expiresAtMs, sweepFailureCount: 0 }
+    const memberId = this.#members.findOwner(key.keyId)
     const counted = otherModels && { countedModels: namedModels(request) }
-    const reservation = { ...reserved, ...counted, price, keyId: key.keyId, ...terms }
+    const owners = { keyId: key.keyId, ...(memberId !== null && { memberId }) }
+    const reservation = { ...reserved, ...counted, price, ...owners, ...terms }
     if (claim !== undefined) this.#idempotency.claim(key.keyId, claim, { requestId, nowMs })
     if (cache === undefined || cached === null) {
       this.#reservations.insert({ ...reservation, ...(cache && { cache }) })
@@ -258,6 +263,7 @@ export class AccountBooks {
       const changes = budgets.map((budget) => ({
         scope,
         keyId: scope === 'key' ? owner : null,
+        memberId: scope === 'member' ? owner : null,
         window: budget.window,
         limitMicroUsd: budget.limitMicroUsd,
         spentBeforeMicroUsd: budget.spentMicroUsd,

@@ -3,7 +3,7 @@ import type { Tier } from '../../protocol/backend.ts'
 import type { Address, Digest } from '../../protocol/digest.ts'
 import type { SettledMonth } from '../ledger/statement.ts'
 import type { Endpoint, UsageOutcome } from '../ledger/usage-record.ts'
-import type { AccountSettings, KeyRules, KeyScope } from './account-settings.ts'
+import type { AccountSettings, KeyRules, KeyScope, MemberSettings } from './account-settings.ts'
 import type { Budget } from './budget.ts'
 import type { BudgetWindow, WindowSpending } from './budget-window.ts'
 import type { CreditBalance } from './credit.ts'
@@ -53,7 +53,7 @@ export interface Reroute extends Tariff {
 }
 
 /** Whose limit or budget. */
-export type LimitScope = 'key' | 'account'
+export type LimitScope = 'key' | 'member' | 'account'
 
 /** Which limit held a request back. */
 export interface LimitName {
@@ -145,6 +145,8 @@ export type CreateKeyResult =
       readonly start: string
     }
   | { readonly outcome: 'unknown_account' }
+  /** There is none of this id, or it was removed. */
+  | { readonly outcome: 'unknown_member' }
 
 export type RotateKeyResult =
   | {
@@ -163,9 +165,23 @@ export interface ModelLimitState extends ModelLimit {
   readonly tokensRemaining: number | null
 }
 
+/** A member as its account sees it. */
+export interface MemberSummary {
+  readonly memberId: string
+  readonly createdAtMs: number
+  /** Null: it is one. */
+  readonly removedAtMs: number | null
+  readonly settings: MemberSettings
+  readonly budget: Budget
+  readonly windows: readonly WindowSpending[]
+  readonly modelLimits: readonly ModelLimitState[]
+}
+
 /** A key as its account sees it. */
 export interface KeySummary extends KeyRules {
   readonly keyId: string
+  /** Null: it is the account's own. */
+  readonly memberId: string | null
   readonly name: string
   /** The first characters of the key, to recognise it by. */
   readonly start: string
@@ -189,6 +205,8 @@ export type DescribeKeyResult =
       readonly outcome: 'key'
       readonly accountId: string
       readonly key: KeySummary
+      /** Whose key it is; null: the account's own. */
+      readonly member: MemberSummary | null
       readonly limits: LimitSnapshot
       readonly accountBudget: Budget
       readonly accountWindows: readonly WindowSpending[]

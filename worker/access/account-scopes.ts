@@ -1,9 +1,9 @@
-import type { LimitSnapshot } from './account-contract.ts'
+import type { LimitScope, LimitSnapshot } from './account-contract.ts'
 import type { AccountStores } from './account-stores.ts'
 import type { KeyRow } from './account-tables.ts'
 import type { AdmissionScope, Ration } from './admission.ts'
 import { ACCOUNT_SCOPE } from './budget-window-table.ts'
-import { returnTokens, snapshotLimits } from './meter.ts'
+import { type RateMeter, returnTokens, snapshotLimits } from './meter.ts'
 
 /** The scopes whose limits and budgets hold for a request. Every method is synchronous. */
 export class AccountScopes {
@@ -17,10 +17,15 @@ export class AccountScopes {
   list(key: KeyRow, models: readonly string[], nowMs: number): readonly AdmissionScope[] {
     const account = this.#stores.tables.findAccount()
     if (account === null) throw new Error('The account was never configured.')
+    const memberId = this.#stores.members.findOwner(key.keyId)
+    const member = memberId === null ? null : this.#stores.members.find(memberId)
     const scopes = [
-      { scope: 'key', owner: key.keyId, meter: key },
-      { scope: 'account', owner: ACCOUNT_SCOPE, meter: account },
-    ] as const
+      { scope: 'key' as const, owner: key.keyId, meter: key },
+      ...(member === null
+        ? []
+        : [{ scope: 'member' as const, owner: member.memberId, meter: member }]),
+      { scope: 'account' as const, owner: ACCOUNT_SCOPE, meter: account },
+    ]
     return scopes.map((each) => ({
       ...each,
       held: this.#stores.reservations.sum(each.owner),
@@ -37,11 +42,10 @@ export class AccountScopes {
 
   /** Stores the levels of what an admission took from. */
   store(rations: readonly Ration[]): void {
-    const { tables, modelMeters } = this.#stores
+    const { modelMeters } = this.#stores
     for (const { scope, owner, model, meter } of rations) {
       if (model !== null) modelMeters.update(owner, { ...meter, model })
-      else if (scope === 'key') tables.updateKeyMeter(owner, meter)
-      else tables.updateAccountMeter(meter)
+      else this.#storeMeter(scope, owner, meter)
     }
   }
 
@@ -51,16 +55,22 @@ export class AccountScopes {
     settled: { readonly feeMicroUsd: number; readonly unusedTokenCount: number },
     nowMs: number,
   ): void {
-    const { tables, modelMeters } = this.#stores
+    const { modelMeters } = this.#stores
     const { feeMicroUsd, unusedTokenCount } = settled
     for (const { scope, owner, meter: before, models } of scopes) {
       const spentMicroUsd = before.spentMicroUsd + feeMicroUsd
       const meter = { ...returnTokens(before, unusedTokenCount, nowMs), spentMicroUsd }
-      if (scope === 'key') tables.updateKeyMeter(owner, meter)
-      else tables.updateAccountMeter(meter)
+      this.#storeMeter(scope, owner, meter)
       for (const each of models)
         modelMeters.update(owner, returnTokens(each.meter, unusedTokenCount, nowMs))
     }
+  }
+
+  #storeMeter(scope: LimitScope, owner: string, meter: RateMeter): void {
+    const { tables, members } = this.#stores
+    if (scope === 'key') tables.updateKeyMeter(owner, meter)
+    else if (scope === 'member') members.update(owner, meter)
+    else tables.updateAccountMeter(meter)
   }
 }
 

@@ -67,7 +67,18 @@ export function hasScope(scopes: readonly KeyScope[] | null, needed: KeyScope): 
   return (scopes ?? COMMON_SCOPES).some((scope) => scope === needed)
 }
 
-/** What holds for one key, beside the account's limits. Null: only the account's. */
+/** What holds for all keys of one member, beside the account's limits. Null: only the account's. */
+export const memberSettingsSchema = z.strictObject({
+  name: z.string().min(1).max(100),
+  ...rateLimitsShape,
+  modelLimits: modelLimitsSchema.default([]),
+  budgetMicroUsd: budgetSchema.default(null),
+  windowBudgets: windowBudgetsSchema.default([]),
+})
+
+export type MemberSettings = z.infer<typeof memberSettingsSchema>
+
+/** What holds for one key, beside the limits of its member and account. Null: only those. */
 export const keySettingsSchema = z.strictObject({
   name: z.string().min(1).max(100),
   /** Null: the key does not expire. */
@@ -80,6 +91,8 @@ export const keySettingsSchema = z.strictObject({
   modelLimits: modelLimitsSchema.default([]),
   budgetMicroUsd: budgetSchema.default(null),
   windowBudgets: windowBudgetsSchema.default([]),
+  /** The member whose key it is, for ever. Null: it is the account's own. */
+  memberId: z.string().max(100).nullable().default(null),
   ...keyRulesSchema.shape,
 })
 

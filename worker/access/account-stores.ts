@@ -4,6 +4,7 @@ import { BudgetWindowTable } from './budget-window-table.ts'
 import { CreditTable } from './credit-table.ts'
 import { IdempotencyTable } from './idempotency-table.ts'
 import { KeyDetailsTable } from './key-details-table.ts'
+import { MemberTable } from './member-table.ts'
 import { ModelMeterTable } from './model-meter-table.ts'
 import { MonthTable } from './month-table.ts'
 import type { ModelLimit } from './rate-limits.ts'
@@ -24,6 +25,7 @@ export interface AccountStores {
   readonly idempotency: IdempotencyTable
   readonly windows: BudgetWindowTable
   readonly modelMeters: ModelMeterTable
+  readonly members: MemberTable
   readonly alerts: AlertTable
   readonly keyDetails: KeyDetailsTable
   readonly credits: CreditTable
@@ -40,6 +42,7 @@ export function openStores(sql: SqlStorage): AccountStores {
     idempotency: new IdempotencyTable(sql),
     windows: new BudgetWindowTable(sql),
     modelMeters: new ModelMeterTable(sql),
+    members: new MemberTable(sql),
     alerts: new AlertTable(sql),
     keyDetails: new KeyDetailsTable(sql),
     credits: new CreditTable(sql),

@@ -16,7 +16,7 @@ import type { ModelMeter } from './model-meter-table.ts'
 import { namedModels } from './settlement.ts'
 import { isMoreUrgent, shareForTier, type TierPercents } from './tier.ts'
 
-/** What holds for a request by its key, or by its account. */
+/** What holds for a request by its key, its member or its account. */
 export interface AdmissionScope {
   readonly scope: LimitScope
   /** Where its windows and the limits of its models are kept. */

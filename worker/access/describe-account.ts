@@ -1,8 +1,14 @@
-import type { AccountDescription, KeySummary, ModelLimitState } from './account-contract.ts'
+import type {
+  AccountDescription,
+  KeySummary,
+  MemberSummary,
+  ModelLimitState,
+} from './account-contract.ts'
 import type { AccountStores } from './account-stores.ts'
 import type { AccountRow, KeyRow } from './account-tables.ts'
 import { ACCOUNT_SCOPE } from './budget-window-table.ts'
 import type { CreditBalance } from './credit.ts'
+import type { MemberRow } from './member-table.ts'
 import { budgetOf, remainingRates } from './meter.ts'
 
 /** An account for its operator, as it stands now. */
@@ -58,12 +64,36 @@ export function summariseKey(stores: AccountStores, key: KeyRow, nowMs: number):
   const { reservations, windows, keyDetails, rules } = stores
   const { keyId, name, start, createdAtMs, expiresAtMs, revokedAtMs, models } = key
   return {
+    memberId: stores.members.findOwner(keyId),
     ...{ keyId, name, start, createdAtMs, expiresAtMs, revokedAtMs, models },
     ...keyDetails.find(keyId),
     ...rules.ofKey(keyId),
     budget: budgetOf(key, reservations.sum(keyId)),
     windows: windows.list(keyId, nowMs),
     modelLimits: describeModelLimits(stores, keyId, nowMs),
+  }
+}
+
+/** A member as its account sees it, as it stands now. */
+export function summariseMember(
+  stores: AccountStores,
+  member: MemberRow,
+  nowMs: number,
+): MemberSummary {
+  const { reservations, windows, modelMeters } = stores
+  const { memberId, createdAtMs, removedAtMs, name } = member
+  const { requestsPerMinute, tokensPerMinute, maxConcurrentRequests, budgetMicroUsd } = member
+  const limits = { requestsPerMinute, tokensPerMinute, maxConcurrentRequests, budgetMicroUsd }
+  const modelLimits = modelMeters.listSettings(memberId)
+  const windowBudgets = windows.listSettings(memberId)
+  return {
+    memberId,
+    createdAtMs,
+    removedAtMs,
+    settings: { name, ...limits, modelLimits, windowBudgets },
+    budget: budgetOf(member, reservations.sum(memberId)),
+    windows: windows.list(memberId, nowMs),
+    modelLimits: describeModelLimits(stores, memberId, nowMs),
   }
 }
 

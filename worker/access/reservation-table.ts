@@ -152,8 +152,8 @@ export class ReservationTable {
   }
 }
 
-function scopesOf({ keyId }: Reservation): readonly string[] {
-  return [keyId, ACCOUNT_SCOPE]
+function scopesOf({ keyId, memberId }: Reservation): readonly string[] {
+  return memberId === undefined ? [keyId, ACCOUNT_SCOPE] : [keyId, memberId, ACCOUNT_SCOPE]
 }
 
 function addHeld(

@@ -8,6 +8,8 @@ import { priceUsage } from './pricing.ts'
 export interface Reservation
   extends Omit<AdmitRequest, 'keyHash' | 'idempotency' | 'priceChanges' | 'otherModels'> {
   readonly keyId: string
+  /** Whose key it is; absent: the account's own. */
+  readonly memberId?: string
   /** What its limits count it for; absent: its model and adapters. */
   readonly countedModels?: readonly string[]
   readonly admittedAtMs: number

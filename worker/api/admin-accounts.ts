@@ -78,8 +78,9 @@ export const alertListSchema = z
         id: z.string(),
         object: z.literal('alert'),
         created_at_ms: z.int(),
-        scope: z.enum(['key', 'account']),
+        scope: z.enum(['key', 'member', 'account']),
         key_id: z.string().nullable(),
+        member_id: z.string().nullable(),
         window: z.enum(['total', 'day', 'week', 'month', 'rolling']),
         percent: z.int(),
         limit_micro_usd: z.int(),
@@ -99,7 +100,7 @@ export async function createAccount(c: AppContext): Promise<Response> {
   const account = c.var.services.account(createAccountId())
   const description = await account.configure(accountSettingsSchema.parse(readLimits(limits)))
   const created = await account.createKey(keySettingsSchema.parse({ name }))
-  if (created.outcome === 'unknown_account') throw new Error('A new account is unknown to itself.')
+  if (created.outcome !== 'created') throw new Error('A new account is unknown to itself.')
   const shown = await composeAccountBody(c, description)
   const body: z.input<typeof createdAccountSchema> = {
     ...shown,
@@ -137,6 +138,7 @@ export async function listAlerts(c: AppContext): Promise<Response> {
       created_at_ms: alert.createdAtMs,
       scope: alert.scope,
       key_id: alert.keyId,
+      member_id: alert.memberId,
       window: alert.window,
       percent: alert.percent,
       limit_micro_usd: alert.limitMicroUsd,

@@ -1,6 +1,7 @@
 import { z } from 'zod'
 import type { KeySummary } from '../access/account-contract.ts'
 import { keySettingsSchema } from '../access/account-settings.ts'
+import { composeMemberBody, memberSchema } from './admin-members.ts'
 import type { AppContext } from './app-context.ts'
 import {
   budgetSchema,
@@ -17,6 +18,7 @@ export const apiKeySchema = z
   .strictObject({
     id: z.string(),
     object: z.literal('api_key'),
+    member_id: z.string().nullable().describe('Whose key it is; null: the account’s own.'),
     name: z.string(),
     start: z.string().describe('The first characters, to recognise the key by.'),
     created_at_ms: z.int(),
@@ -40,6 +42,7 @@ export const apiKeySchema = z
 export const callerKeySchema = apiKeySchema
   .extend({
     account_id: z.string(),
+    member: memberSchema.nullable(),
     account_budget: budgetSchema,
     account_window_budgets: z.array(windowBudgetSchema),
     account_model_limits: z.array(modelLimitSchema),
@@ -61,6 +64,7 @@ export async function getKey(c: AppContext): Promise<Response> {
   const body: z.input<typeof callerKeySchema> = {
     ...composeKeyBody(key),
     account_id: accountId,
+    member: caller.member && composeMemberBody(caller.member),
     account_budget: composeBudgetBody(accountBudget),
     account_window_budgets: composeWindowBodies(accountWindows, accountBudget),
     account_model_limits: composeModelLimits(caller.accountModelLimits),
@@ -80,6 +84,7 @@ export function composeKeyBody(key: KeySummary): z.input<typeof apiKeySchema> {
   return {
     id: key.keyId,
     object: 'api_key',
+    member_id: key.memberId,
     name: key.name,
     start: key.start,
     created_at_ms: key.createdAtMs,

@@ -157,10 +157,12 @@ describe('keys and limits', () => {
       outcome: 'key',
       accountWindows: [],
       accountModelLimits: [],
+      member: null,
       credit: { isPrepaid: false, balanceMicroUsd: 0, reservedMicroUsd: 100 },
       accountId: account.accountId,
       key: {
         keyId: account.key.keyId,
+        memberId: null,
         name: 'test',
         start: account.key.key.slice(0, 24),
         createdAtMs: Date.now(),
