@@ -15,7 +15,7 @@ import { AccountScopes, snapshotScopes } from './account-scopes.ts'
 import { hasScope } from './account-settings.ts'
 import type { AccountStores } from './account-stores.ts'
 import type { AccountRow, AccountTables, KeyRow } from './account-tables.ts'
-import { type Admission, type AdmissionScope, decideAdmission } from './admission.ts'
+import { type Admission, type AdmissionScope, decideAdmission, LASTING_MS } from './admission.ts'
 import { planAlerts } from './alert.ts'
 import type { AlertTable } from './alert-table.ts'
 import type { BudgetWindowTable } from './budget-window-table.ts'
@@ -168,8 +168,12 @@ export class AccountBooks {
     const neededMicroUsd =
       spentMicroUsd + reservedMicroUsd + request.worstCaseMicroUsd - limitMicroUsd
     const owner = scopes.find(({ scope }) => scope === admission.scope)?.owner ?? key.keyId
-    const resetsAtMs = this.#windows.findRollingRelief(owner, neededMicroUsd, nowMs)
-    return { ...admission, resetsAtMs }
+    const findRelief = (microUsd: number) => this.#windows.findRollingRelief(owner, microUsd, nowMs)
+    const resetsAtMs = findRelief(neededMicroUsd)
+    const spentTooMuchMicroUsd = neededMicroUsd - reservedMicroUsd
+    if (spentTooMuchMicroUsd <= 0) return { ...admission, resetsAtMs }
+    const standsUntilMs = findRelief(spentTooMuchMicroUsd) ?? nowMs + LASTING_MS
+    return { ...admission, resetsAtMs, standsForMs: standsUntilMs - nowMs }
   }
 
   /** Moves a reservation to another backend or model, at the price in force there when it was admitted. False: there is none. */

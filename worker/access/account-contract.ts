@@ -73,6 +73,15 @@ export interface LimitSnapshot {
   readonly tokenResetMs: number
 }
 
+/** How sure a refusal is. */
+interface Standing {
+  /**
+   * So long every request of the key that asks for at least as much is refused too, whatever ends
+   * meanwhile, unless the operator changes something. 0: one may be let in at any moment.
+   */
+  readonly standsForMs: number
+}
+
 export type AdmitResult =
   | { readonly outcome: 'admitted'; readonly limits: LimitSnapshot; readonly tier: Tier }
   /** The answer of an earlier request, under this one's id: recorded, and nothing to settle. */
@@ -82,17 +91,18 @@ export type AdmitResult =
   | { readonly outcome: 'insufficient_scope' }
   /** `model` is the first of the model and its adapters that the key may not use. */
   | { readonly outcome: 'model_not_allowed'; readonly model: string }
-  | (LimitName & {
-      readonly outcome: 'rate_limited'
-      readonly what: 'requests' | 'tokens'
-      readonly retryAfterMs: number
-      readonly limits: LimitSnapshot
-    })
+  | (LimitName &
+      Standing & {
+        readonly outcome: 'rate_limited'
+        readonly what: 'requests' | 'tokens'
+        readonly retryAfterMs: number
+        readonly limits: LimitSnapshot
+      })
   /** More urgent than the key may be, which is `keyTier`. */
   | { readonly outcome: 'tier_not_allowed'; readonly keyTier: Tier }
   /** `tier` where it is what holds the request back: a more urgent one would be let in. */
   | (LimitName & { readonly outcome: 'too_many_at_once'; readonly tier?: Tier })
-  | {
+  | (Standing & {
       readonly outcome: 'over_budget'
       readonly scope: LimitScope
       readonly window: 'total' | BudgetWindow
@@ -101,13 +111,13 @@ export type AdmitResult =
       readonly limitMicroUsd: number
       readonly spentMicroUsd: number
       readonly reservedMicroUsd: number
-    }
+    })
   /** The account pays in advance, and what is left of its credits does not cover the request. */
-  | {
+  | (Standing & {
       readonly outcome: 'over_balance'
       readonly balanceMicroUsd: number
       readonly reservedMicroUsd: number
-    }
+    })
 
 /** What the owner of a reservation knows at the end of its request. The object prices it. */
 export interface Settlement {

@@ -5,6 +5,7 @@ import { fitsBudget } from './budget.ts'
 import type { WindowSpending } from './budget-window.ts'
 import {
   budgetOf,
+  findStandingMs,
   type Held,
   type Meter,
   type MeterTake,
@@ -51,6 +52,9 @@ export interface Ration {
   readonly held: Held
 }
 
+/** A refusal that only the operator ends stands for so long, at the least. */
+export const LASTING_MS = 60_000
+
 type Admitted = Extract<AdmitResult, { outcome: 'admitted' }>
 
 export type Admission =
@@ -77,7 +81,7 @@ export function decideAdmission(
   const tier = request.tier ?? keyTier
   if (isMoreUrgent(tier, keyTier)) return { outcome: 'tier_not_allowed', keyTier }
 
-  const overspent = findOverspent(state, request)
+  const overspent = findOverspent(state, request, nowMs)
   if (overspent !== null) return overspent
   const rations = state.scopes.flatMap(({ scope, owner, meter, held, models }): Ration[] => [
     { scope, owner, model: null, meter, held },
@@ -90,6 +94,7 @@ export function decideAdmission(
 function findOverspent(
   { scopes, balanceMicroUsd }: AdmissionState,
   { worstCaseMicroUsd }: AdmitRequest,
+  nowMs: number,
 ): Admission | null {
   for (const { scope, meter, held, windows } of scopes) {
     const total = { window: 'total' as const, resetsAtMs: null, ...budgetOf(meter, held) }
@@ -98,13 +103,18 @@ function findOverspent(
       const { window, resetsAtMs, limitMicroUsd, spentMicroUsd } = budget
       if (limitMicroUsd === null || fitsBudget(budget, worstCaseMicroUsd)) continue
       const used = { limitMicroUsd, spentMicroUsd, reservedMicroUsd }
-      return { outcome: 'over_budget', scope, window, resetsAtMs, ...used }
+      // What is reserved may be given back; what is spent may not.
+      const isSpent = spentMicroUsd + worstCaseMicroUsd > limitMicroUsd
+      const lastsMs = window === 'total' ? LASTING_MS : (resetsAtMs ?? nowMs) - nowMs
+      const standsForMs = isSpent ? lastsMs : 0
+      return { outcome: 'over_budget', scope, window, resetsAtMs, ...used, standsForMs }
     }
   }
   const reservedMicroUsd = scopes.at(-1)?.held.reservedMicroUsd ?? 0
   if (balanceMicroUsd === null || reservedMicroUsd + worstCaseMicroUsd <= balanceMicroUsd)
     return null
-  return { outcome: 'over_balance', balanceMicroUsd, reservedMicroUsd }
+  const standsForMs = worstCaseMicroUsd > balanceMicroUsd ? LASTING_MS : 0
+  return { outcome: 'over_balance', balanceMicroUsd, reservedMicroUsd, standsForMs }
 }
 
 /** The refusal by the first limit of parallel requests that is reached. */
@@ -151,9 +161,12 @@ function takeRations(
   if (worst === null) return { outcome: 'admitted', limits: snapshot(taken), tier, rations: taken }
   const { by, take } = worst
   const { what, retryAfterMs, limit } = take
-  const { scope, model } = by
+  const { scope, model, meter, held } = by
+  const heldTokenCount = held.reservedTokenCount
+  const asked = { tokenCount: request.worstCaseTokenCount, heldTokenCount, nowMs }
   return {
     ...{ outcome: 'rate_limited', what, scope, model, limit, retryAfterMs },
+    standsForMs: findStandingMs(meter, take, asked),
     limits: snapshot(rations),
   }
 }

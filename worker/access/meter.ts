@@ -120,6 +120,19 @@ export function takeFromMeter<T extends RateMeter>(
   return { outcome: 'taken', meter: { ...meter, ...levels } }
 }
 
+/** How long a refusal stands for all that ask for as much, even if every open request gives all of its tokens back. */
+export function findStandingMs(
+  stored: RateMeter,
+  { what, limit, retryAfterMs }: Extract<MeterTake<RateMeter>, { outcome: 'refused' }>,
+  asked: { readonly tokenCount: number; readonly heldTokenCount: number; readonly nowMs: number },
+): number {
+  if (what === 'requests') return retryAfterMs
+  const bucket = tokenBucket(refillMeter(stored, asked.nowMs))
+  const most = returnToBucket(bucket, limit, asked.heldTokenCount)
+  const take = takeFromBucket(most, limit, asked.tokenCount)
+  return take.outcome === 'refused' ? take.retryAfterMs : 0
+}
+
 function takeLimited(bucket: TokenBucket, limit: number | null, count: number) {
   if (limit === null) return { outcome: 'taken', bucket } as const
   const take = takeFromBucket(bucket, limit, count)

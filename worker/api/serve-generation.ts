@@ -43,14 +43,12 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
     renewEveryMs: config.RESERVATION_TTL_MS / 3,
     log,
   })
-  const admission = await admitGeneration(account, {
-    requestId,
-    request,
-    candidates,
-    keyHash: caller.keyHash,
-    idempotency,
-    cache,
-  })
+  const { shield, telemetry } = services
+  const { keyHash } = caller
+  const admission = await admitGeneration(
+    { account, shield, meters: telemetry.meters },
+    { requestId, request, candidates, keyHash, idempotency, cache },
+  )
   if (admission.outcome === 'replay') {
     answerHeaders.set('idempotency-replayed', 'true')
     return giveAgain(c, admission.answer)
@@ -88,7 +86,7 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
     isKept: idempotency !== null || cache !== null,
     waitUntil,
     log,
-    telemetry: services.telemetry,
+    telemetry,
     trace: c.var.trace,
   })
   const { concession } = route.current()

@@ -116,7 +116,6 @@ function composeUsageBody(row: UsageLine): z.input<typeof usageRecordSchema> {
 const CSV_COLUMNS = [
   'request_id',
   'key_id',
-  'member_id',
   'endpoint',
   'model',
   'outcome',
@@ -128,4 +127,5 @@ const CSV_COLUMNS = [
   'fee_micro_usd',
   'price_version',
   'batch_id',
+  'member_id',
 ] as const satisfies readonly (keyof ReturnType<typeof composeUsageBody>)[]

@@ -24,6 +24,7 @@ describe('admission', () => {
     expect(results.filter(({ outcome }) => outcome === 'admitted')).toHaveLength(10)
     expect(results.find(({ outcome }) => outcome !== 'admitted')).toEqual({
       outcome: 'over_budget',
+      standsForMs: 0,
       scope: 'account',
       window: 'total',
       resetsAtMs: null,

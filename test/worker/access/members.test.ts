@@ -40,7 +40,7 @@ it('reserves and settles for key, member and account at the same time', async ()
   expect((await account.stub().admit(first)).outcome).toBe('admitted')
   expect((await admit(account, keys[1])).outcome).toBe('admitted')
   const refusal = { outcome: 'over_budget', scope: 'member', window: 'total', resetsAtMs: null }
-  const used = { limitMicroUsd: 250, spentMicroUsd: 0, reservedMicroUsd: 200 }
+  const used = { limitMicroUsd: 250, spentMicroUsd: 0, reservedMicroUsd: 200, standsForMs: 0 }
   expect(await admit(account, keys[0])).toEqual({ ...refusal, ...used })
   expect((await admit(account, account.key)).outcome).toBe('admitted')
 
