@@ -194,6 +194,11 @@ export class AccountObject extends DurableObject<StorageBindings> {
     this.#chores.armForPending()
   }
 
+  /** Brings to D1 what was settled until now, for whoever is about to read it there. False: D1 fails. */
+  flushLedger(): Promise<boolean> {
+    return this.#chores.flush()
+  }
+
   /** The newest alerts, delivered or not. */
   listAlerts(): readonly StoredAlert[] {
     return this.#stores.alerts.list(LISTED_ALERT_COUNT)
