@@ -31,6 +31,8 @@ import { describeAccount, describeCredit, summariseKey } from './describe-accoun
 import { budgetOf, changeLimits, createMeter, snapshotLimits } from './meter.ts'
 
 const LISTED_ALERT_COUNT = 100
+/** Of so many open requests each may wait for others, to share a commit with them. */
+const BUSY_COUNT = 4
 const LISTED_CREDIT_COUNT = 1_000
 
 /**
@@ -62,7 +64,7 @@ export class AccountObject extends DurableObject<StorageBindings> {
     })
     this.#commits = new CommitGroup({
       transact: (closure) => this.#transact(closure),
-      isBusy: () => this.#stores.reservations.sum(null).openCount > 1,
+      isBusy: () => this.#stores.reservations.sum(null).openCount >= BUSY_COUNT,
     })
     void ctx.blockConcurrencyWhile(async () => {
       createStores(this.#stores)
@@ -235,6 +237,7 @@ export class AccountObject extends DurableObject<StorageBindings> {
       return this.ctx.storage.transactionSync(() => {
         const result = closure()
         this.#stores.tables.writeMeters()
+        this.#stores.months.write()
         return result
       })
     } catch (error) {
