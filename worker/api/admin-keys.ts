@@ -5,6 +5,7 @@ import { requireAccount } from './account-parameter.ts'
 import type { AppContext } from './app-context.ts'
 import { windowBudgetsBodySchema } from './budget-body.ts'
 import { apiKeySchema, composeKeyBody } from './key.ts'
+import { modelLimitsBodySchema } from './model-limit-body.ts'
 import { parseRequest } from './parse-request.ts'
 import { readJsonBody } from './read-json-body.ts'
 
@@ -20,8 +21,10 @@ export const keyBodySchema = z
     requests_per_minute: settings.requestsPerMinute,
     tokens_per_minute: settings.tokensPerMinute,
     max_concurrent_requests: settings.maxConcurrentRequests,
+    model_limits: modelLimitsBodySchema.default([]),
     budget_micro_usd: settings.budgetMicroUsd,
     window_budgets: windowBudgetsBodySchema.default([]),
+    member_id: settings.memberId.describe('Whose key it is, for ever; null: the account’s own.'),
     tier: settings.tier.describe(
       'The most urgent tier of its requests, and that of those that name none.',
     ),
@@ -35,8 +38,10 @@ export const keyBodySchema = z
       requestsPerMinute: body.requests_per_minute,
       tokensPerMinute: body.tokens_per_minute,
       maxConcurrentRequests: body.max_concurrent_requests,
+      modelLimits: body.model_limits,
       budgetMicroUsd: body.budget_micro_usd,
       windowBudgets: body.window_budgets,
+      memberId: body.member_id,
       tier: body.tier,
     }),
   )
@@ -70,6 +75,11 @@ export async function createKey(c: AppContext): Promise<Response> {
   const { accountId } = await requireAccount(c)
   const created = await c.var.services.account(accountId).createKey(keySettings)
   if (created.outcome === 'unknown_account') throw new Error(`${accountId} is unknown to itself.`)
+  if (created.outcome === 'unknown_member')
+    throw new ApiError('invalid_request', {
+      message: 'member_id: the account has no such member',
+      param: 'member_id',
+    })
   const { keyId, key, start } = created
   return c.json({ id: keyId, object: 'api_key', account_id: accountId, start, api_key: key }, 201)
 }
