@@ -63,7 +63,8 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
   answerHeaders.set(TIER_HEADER, tier)
   c.set('tier', tier)
   const admittedAtMs = Date.now()
-  answerHeaders.set('server-timing', `auth;dur=${admittedAtMs - startedAtMs}`)
+  const timing = `auth;dur=${admittedAtMs - startedAtMs}`
+  answerHeaders.set('server-timing', timing)
   c.set('isRelayed', true)
   const relay = request.isStream ? relayStream : relayBody
   const route = createRoute({
@@ -91,7 +92,7 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
   })
   const { concession } = route.current()
   if (concession !== undefined) answerHeaders.set(DEGRADED_HEADER, describeConcession(concession))
-  answerHeaders.append('server-timing', `upstream;dur=${Date.now() - admittedAtMs}`)
+  answerHeaders.set('server-timing', `${timing}, upstream;dur=${Date.now() - admittedAtMs}`)
   return response
 }
 
@@ -99,7 +100,7 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
 function requireAdmitted(
   request: GenerationRequest,
   result: Exclude<AdmitResult, { outcome: 'replay' | 'cached' }>,
-  answerHeaders: Headers,
+  answerHeaders: Map<string, string>,
 ): Extract<AdmitResult, { outcome: 'admitted' }> {
   switch (result.outcome) {
     case 'admitted':

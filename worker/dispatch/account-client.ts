@@ -27,7 +27,7 @@ export interface AccountClient {
 }
 
 export interface AccountClientOptions {
-  /** A new stub: one that has thrown may stay broken. */
+  /** A new stub: one serves until it throws, and may stay broken then. */
   readonly createStub: () => AccountPort
   /** Well below the term of a reservation, milliseconds. */
   readonly renewEveryMs: number
@@ -44,6 +44,7 @@ const FIRST_DELAY_MS = 25
 export function createAccountClient(options: AccountClientOptions): AccountClient {
   const { createStub, log } = options
   let renewal: ReturnType<typeof setInterval> | null = null
+  let kept: AccountPort | null = null
 
   async function callWithRetries<T>(
     requestId: string,
@@ -51,8 +52,10 @@ export function createAccountClient(options: AccountClientOptions): AccountClien
   ): Promise<T> {
     for (let attempt = 1; ; attempt++) {
       try {
-        return await call(createStub())
+        kept ??= createStub()
+        return await call(kept)
       } catch (error) {
+        kept = null
         log('account_call_failed', { requestId, attempt, ...describeError(error) })
         if (attempt === ATTEMPT_COUNT) throw error
         const delayMs = FIRST_DELAY_MS * 4 ** (attempt - 1) * (0.5 + Math.random())
