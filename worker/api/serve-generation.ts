@@ -44,10 +44,9 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
     log,
   })
   const { shield, telemetry } = services
-  const { keyHash } = caller
   const admission = await admitGeneration(
     { account, shield, meters: telemetry.meters },
-    { requestId, request, candidates, keyHash, idempotency, cache },
+    { requestId, request, candidates, caller, idempotency, cache },
   )
   if (admission.outcome === 'replay') {
     answerHeaders.set('idempotency-replayed', 'true')
