@@ -10,7 +10,8 @@ import type { ServedModel } from '../../gpu-backend/api/served-model.ts'
 import { startServer } from '../../gpu-backend/api/server.ts'
 import type { Services } from '../../gpu-backend/api/services.ts'
 import type { Attributor } from '../../gpu-backend/attribution/attribution.ts'
-import { BackendError } from '../../gpu-backend/errors.ts'
+import { openDatanetStore } from '../../gpu-backend/attribution/datanet-store.ts'
+import { createDatanetOpener } from '../../gpu-backend/attribution/open-datanet.ts'
 import type { ModelConfig } from '../../gpu-backend/model/model-source.ts'
 import { createScriptedEngine, type EngineScript, type ScriptedEngine } from './scripted-engine.ts'
 
@@ -65,6 +66,7 @@ export interface TestBackendOptions extends EngineScript {
   readonly maxBodyBytes?: number
   readonly maxChoiceCount?: number
   readonly attributors?: Readonly<Record<string, Attributor>>
+  readonly datanetsDir?: string
   /** Absent: no store. */
   readonly storeDir?: string
   readonly diskBudgetBytes?: number
@@ -94,6 +96,16 @@ export async function startTestBackend(options: TestBackendOptions = {}): Promis
           dir: options.storeDir,
           budgetBytes: options.diskBudgetBytes ?? 1_000_000,
         })
+  const datanets =
+    options.storeDir === undefined
+      ? null
+      : await openDatanetStore({
+          dir: join(options.storeDir, 'datanets'),
+          budgetBytes: 20_000,
+          maxTenantCount: 3,
+          now,
+        })
+  const openDatanet = createDatanetOpener({ rootDir: options.datanetsDir ?? null, store: datanets })
   const adapters = createAdapters({
     engine,
     model: { id: BYTE_MODEL.id, digest: BYTE_MODEL.digest, config: TINY_CONFIG },
@@ -105,11 +117,8 @@ export async function startTestBackend(options: TestBackendOptions = {}): Promis
     maxWaitingCount: 100,
     maxCount: options.maxAdapterCount ?? 10_000,
     maxTenantCount: options.maxTenantAdapterCount ?? 100,
-    openAttributor: async (datanet) => {
-      const attributor = options.attributors?.[datanet]
-      if (attributor) return attributor
-      throw new BackendError('adapter_rejected', 'There is no such datanet.', { param: 'datanet' })
-    },
+    openAttributor: async (datanet, tenant) =>
+      options.attributors?.[datanet] ?? openDatanet(datanet, tenant),
     log,
     now,
   })
@@ -119,6 +128,7 @@ export async function startTestBackend(options: TestBackendOptions = {}): Promis
     adapters: adapters.registry,
     adapterIntake: adapters.intake,
     adapterStats: adapters.stats,
+    datanets,
     reports: createReportStore({ now, maxEndedCount: 100 }),
     counters: { ends: createCounter(), errors: createCounter() },
     log,
