@@ -2,7 +2,7 @@ import { z } from 'zod'
 import { adapterIdSchema } from './adapter-listing.ts'
 import { addressSchema, digestSchema } from './digest.ts'
 
-/** Largest `datanet.jsonl`: its index is built in one go on the backend's HTTP thread. */
+/** Largest `datanet.jsonl`: its index is built in one go on the backend's HTTP thread, in seconds. */
 export const MAX_DATANET_BYTES = 4 * 1024 * 1024
 
 /** Largest `contributors.json`. */
