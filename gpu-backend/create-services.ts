@@ -3,6 +3,7 @@ import { join } from 'node:path'
 import { type AdapterStore, openAdapterStore } from './adapters/adapter-store.ts'
 import { createAdapters } from './adapters/create-adapters.ts'
 import { createCounter } from './api/counter.ts'
+import { createQueuePositions } from './api/queue-position.ts'
 import { createReportStore } from './api/report-store.ts'
 import { createServedModel } from './api/served-model.ts'
 import type { Services } from './api/services.ts'
@@ -71,6 +72,7 @@ export function createServices(
     adapterIntake: adapters.intake,
     adapterStats: adapters.stats,
     datanets,
+    findQueuePosition: createQueuePositions(engine, now),
     reports: createReportStore({ now, maxEndedCount: MAX_REPORT_COUNT }),
     counters: { ends: createCounter(), errors: createCounter() },
     log,

@@ -19,6 +19,8 @@ export interface Services {
   /** Null: there is no store. */
   readonly datanets: DatanetStore | null
   readonly reports: ReportStore
+  /** Where a request waits for its turn; null: it does not. */
+  readonly findQueuePosition: (requestId: string) => Promise<number | null>
   readonly counters: {
     /** Ends of requests that ran: `completed`, `cancelled`, `failed`. */
     readonly ends: Counter

@@ -5,6 +5,7 @@ import { openAdapterStore } from '../../gpu-backend/adapters/adapter-store.ts'
 import { createAdapters } from '../../gpu-backend/adapters/create-adapters.ts'
 import { restoreAdapters } from '../../gpu-backend/adapters/startup-adapters.ts'
 import { createCounter } from '../../gpu-backend/api/counter.ts'
+import { createQueuePositions } from '../../gpu-backend/api/queue-position.ts'
 import { createReportStore } from '../../gpu-backend/api/report-store.ts'
 import type { ServedModel } from '../../gpu-backend/api/served-model.ts'
 import { startServer } from '../../gpu-backend/api/server.ts'
@@ -12,6 +13,7 @@ import type { Services } from '../../gpu-backend/api/services.ts'
 import type { Attributor } from '../../gpu-backend/attribution/attribution.ts'
 import { openDatanetStore } from '../../gpu-backend/attribution/datanet-store.ts'
 import { createDatanetOpener } from '../../gpu-backend/attribution/open-datanet.ts'
+import type { EngineHandle } from '../../gpu-backend/engine-handle.ts'
 import type { ModelConfig } from '../../gpu-backend/model/model-source.ts'
 import { createScriptedEngine, type EngineScript, type ScriptedEngine } from './scripted-engine.ts'
 
@@ -62,6 +64,8 @@ export interface TestBackend {
 }
 
 export interface TestBackendOptions extends EngineScript {
+  /** Instead of a scripted one, which then stays idle. */
+  readonly engine?: EngineHandle
   readonly bearerToken?: string
   readonly maxBodyBytes?: number
   readonly maxChoiceCount?: number
@@ -81,6 +85,7 @@ export interface TestBackendOptions extends EngineScript {
 /** The real HTTP side over a scripted engine, on a free port. */
 export async function startTestBackend(options: TestBackendOptions = {}): Promise<TestBackend> {
   const engine = createScriptedEngine(options)
+  const served = options.engine ?? engine
   const adaptersDir = options.adaptersDir ?? (await mkdtemp(join(tmpdir(), 'adapters-')))
   const clock = { nowMs: 1_700_000_000_000 }
   const now = () => clock.nowMs
@@ -123,12 +128,13 @@ export async function startTestBackend(options: TestBackendOptions = {}): Promis
     now,
   })
   const services: Services = {
-    engine,
+    engine: served,
     model: BYTE_MODEL,
     adapters: adapters.registry,
     adapterIntake: adapters.intake,
     adapterStats: adapters.stats,
     datanets,
+    findQueuePosition: createQueuePositions(served, Date.now),
     reports: createReportStore({ now, maxEndedCount: 100 }),
     counters: { ends: createCounter(), errors: createCounter() },
     log,
