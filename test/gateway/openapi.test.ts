@@ -152,6 +152,9 @@ test('every operation answers as the document says', async () => {
   await ask('listCredits', `${path}/credits`)
   await ask('listAccountStatements', `${path}/statements`)
   await ask('getAccountStatement', `${path}/statements/${thisMonth}`)
+  await ask('setStripeAccount', `${path}/stripe`, { json: { customer_id: 'cus_documented' } })
+  await ask('getStripeAccount', `${path}/stripe`)
+  await ask('runStripe', '/admin/v1/stripe', { method: 'POST' })
   await ask('createPrice', '/admin/v1/prices', {
     json: {
       model: 'base',
