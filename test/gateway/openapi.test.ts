@@ -144,6 +144,7 @@ test('every operation answers as the document says', async () => {
   const { id } = await ask('createKey', `${path}/keys`, {
     json: { name: 'second', scopes: ['inference'] },
   })
+  await ask('changeKey', `${path}/keys/${id}`, { json: { name: 'other' }, method: 'PATCH' })
   await ask('rotateKey', `${path}/keys/${id}/rotate`, { json: {} })
   await ask('listKeys', `${path}/keys`)
   await ask('revokeKey', `${path}/keys/${id}`, { method: 'DELETE' })

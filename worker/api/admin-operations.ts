@@ -24,9 +24,11 @@ import {
   listCredits,
 } from './admin-credits.ts'
 import {
+  changeKey,
   createdKeySchema,
   createKey,
   keyBodySchema,
+  keyChangesBodySchema,
   keyListSchema,
   listKeys,
   revokedKeySchema,
@@ -51,6 +53,7 @@ import {
   stripeCustomerBodySchema,
   stripeRunSchema,
 } from './admin-stripe.ts'
+import { apiKeySchema } from './key.ts'
 import { jsonAnswer, type Operation } from './operation.ts'
 import {
   getAccountStatement,
@@ -132,6 +135,18 @@ export const ADMIN_OPERATIONS: readonly Operation[] = [
     summary: 'List keys',
     parameters: ACCOUNT,
     answer: jsonAnswer(keyListSchema, 'All keys, revoked ones too.'),
+    errors: ['not_found'],
+  },
+  {
+    ...ADMIN,
+    method: 'PATCH',
+    path: '/admin/v1/accounts/:accountId/keys/:keyId',
+    handler: changeKey,
+    id: 'changeKey',
+    summary: 'Change what is named of a key',
+    parameters: KEY,
+    body: keyChangesBodySchema,
+    answer: jsonAnswer(apiKeySchema, 'The key as it is from the next request on.'),
     errors: ['not_found'],
   },
   {
