@@ -10,6 +10,7 @@ import {
 import { createAnswerRecorder } from './answer-recorder.ts'
 import type { GenerationRequest } from './generation-request.ts'
 import { type Evidence, estimateTokenCount, type RelayEnding } from './meter-ending.ts'
+import { composeQueueHeader } from './queue-position.ts'
 import { explainFailure, type RelayJob, respondToNobody, sendJob, waitAtMost } from './relay-job.ts'
 import { createRelayLine, type RelayLine } from './relay-line.ts'
 import { settleRelay } from './settle-relay.ts'
@@ -39,9 +40,10 @@ export async function relayBody(job: RelayJob): Promise<Response> {
   const work = fetchAndSettle(job, line)
   const early = await waitAtMost(work, COMMIT_AFTER_MS)
   if (early === null) {
+    const queueHeader = await composeQueueHeader(job)
     const body = line.open()
     job.waitUntil(work.then((answer) => finishLate(line, answer)))
-    return new Response(body, { headers: HEADERS })
+    return new Response(body, { headers: { ...HEADERS, ...queueHeader } })
   }
   line.quieten()
   switch (early.outcome) {
