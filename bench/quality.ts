@@ -7,34 +7,41 @@ import { createTokenizer } from '../gpu-backend/text/tokenizer.ts'
 export interface Quality {
   /** Tokens that were predicted. */
   readonly tokenCount: number
-  /** How often int4's most likely token is fp32's. */
+  /** How often the most likely token is fp32's. */
   readonly top1Agreement: number
-  /** Mean KL(fp32 ‖ int4) of the predictions, in nats. */
+  /** Mean KL(fp32 ‖ this) of the predictions, in nats. */
   readonly meanKl: number
+  readonly perplexity: number
   readonly fp32Perplexity: number
-  readonly int4Perplexity: number
 }
 
+export type QualityByPrecision = Readonly<Record<Exclude<Precision, 'fp32'>, Quality>>
+
 /**
- * What the fast default (int4 weights, int8 activations) loses against fp32 weights and activations
- * of the same model file, on the paragraphs of `quality-text.txt`, each read token by token as in
- * decoding. Prints it as prose, and returns it.
+ * What the quantised precisions lose against fp32 weights and activations of the same model file, on the
+ * paragraphs of `quality-text.txt`, each read token by token as in decoding. Prints it as prose,
+ * and returns it.
  */
-export async function measureQuality(modelPath: string, threadCount: number): Promise<Quality> {
+export async function measureQuality(
+  modelPath: string,
+  threadCount: number,
+): Promise<QualityByPrecision> {
   const text = await readFile(new URL('./quality-text.txt', import.meta.url), 'utf8')
   const paragraphs = text.trim().split('\n\n')
   const predict = (precision: Precision) =>
     predictParagraphs(paragraphs, { modelPath, precision, threadCount })
   const exact = await predict('fp32')
-  const fast = await predict('int4')
-  const quality = compare(exact, fast)
-  const percent = (100 * quality.top1Agreement).toFixed(1)
-  console.log(
-    `int4 against fp32 on ${quality.tokenCount} tokens of English: the most likely token is the same in ` +
-      `${percent} %, mean KL ${quality.meanKl.toExponential(1)}, perplexity ` +
-      `${quality.int4Perplexity.toFixed(2)} against ${quality.fp32Perplexity.toFixed(2)}.`,
-  )
-  return quality
+  const measure = async (precision: Precision) => {
+    const quality = compare(exact, await predict(precision))
+    const percent = (100 * quality.top1Agreement).toFixed(1)
+    console.log(
+      `${precision} against fp32 on ${quality.tokenCount} tokens of English: the most likely token is the ` +
+        `same in ${percent} %, mean KL ${quality.meanKl.toExponential(1)}, perplexity ` +
+        `${quality.perplexity.toFixed(2)} against ${quality.fp32Perplexity.toFixed(2)}.`,
+    )
+    return quality
+  }
+  return { int8: await measure('int8'), int4: await measure('int4') }
 }
 
 interface Prediction {
@@ -111,8 +118,8 @@ function compare(exact: readonly Prediction[], fast: readonly Prediction[]): Qua
     tokenCount,
     top1Agreement: agreedCount / tokenCount,
     meanKl: kl / tokenCount,
+    perplexity: Math.exp(fastLoss / tokenCount),
     fp32Perplexity: Math.exp(exactLoss / tokenCount),
-    int4Perplexity: Math.exp(fastLoss / tokenCount),
   }
 }
 

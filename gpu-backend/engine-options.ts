@@ -6,7 +6,7 @@ import type { EngineThreadOptions } from './engine-messages.ts'
 export function planEngine(config: BackendConfig): EngineThreadOptions {
   return {
     modelPath: config.MODEL,
-    precision: config.PRECISION,
+    precision: config.PRECISION ?? (config.EXECUTION_PROVIDER === 'cpu' ? 'int8' : 'int4'),
     runner: {
       executionProvider: config.EXECUTION_PROVIDER,
       threadCount: config.THREADS,

@@ -23,7 +23,7 @@ export interface DemoStack extends GatewayAccess {
 export const DEMO_USAGE = `npm run demo -- [options]
   --question TEXT       ask this instead of the demo's own question
   --receipt FILE        where the receipt is written (demo-receipt.json in the state folder)
-  --port N, --state DIR, --precision fp32|int4
+  --port N, --state DIR, --precision int8|int4|fp32
                         of the installation that the demo starts and ends, as for npm start
   --base-url URL --api-key KEY --admin-key KEY --rpc URL --da URL [--contract 0x…]
                         use this running installation instead (npm start -- --json prints them)`
@@ -39,7 +39,7 @@ export function parseDemoOptions(args: readonly string[]): DemoOptions | 'help' 
       receipt: { type: 'string' },
       port: { type: 'string', default: '0' },
       state: { type: 'string', default: '.tallygate' },
-      precision: { type: 'string', default: 'int4' },
+      precision: { type: 'string', default: 'int8' },
       'base-url': { type: 'string' },
       'api-key': { type: 'string' },
       'admin-key': { type: 'string' },

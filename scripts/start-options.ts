@@ -1,5 +1,6 @@
 import { resolve } from 'node:path'
 import { parseArgs } from 'node:util'
+import { PRECISIONS, type Precision } from '../gpu-backend/model/model-source.ts'
 
 /** What `npm start` was asked for. */
 export interface StartOptions {
@@ -9,7 +10,7 @@ export interface StartOptions {
   readonly stateDir: string
   /** Path of a model; null: SmolLM2-135M-Instruct, pulled once. */
   readonly model: string | null
-  readonly precision: 'fp32' | 'int4'
+  readonly precision: Precision
   /** Folder of PEFT adapters to register; null: the repository's, which fit the default model only. */
   readonly adaptersDir: string | null
   /** OpenAI-compatible server used instead of the own backend. */
@@ -26,7 +27,7 @@ export const START_USAGE = `npm start -- [options]
   --state DIR           where accounts, usage, batches and the local chain are kept (.tallygate)
   --model PATH          GGUF file or Hugging Face folder of a Llama-family model
                         (default: SmolLM2-135M-Instruct, pulled once)
-  --precision fp32|int4 int4 is fast, fp32 is the exact referee (int4)
+  --precision P         int8 is fastest, int4 smallest, fp32 the exact referee (int8)
   --adapters DIR        folder of PEFT adapters to register (adapters, with the default model)
   --upstream URL        use this OpenAI-compatible server instead of the own backend;
                         its key is read from UPSTREAM_API_KEY
@@ -43,7 +44,7 @@ export function parseStartOptions(args: readonly string[]): StartOptions | 'help
       port: { type: 'string', default: '8787' },
       state: { type: 'string', default: '.tallygate' },
       model: { type: 'string' },
-      precision: { type: 'string', default: 'int4' },
+      precision: { type: 'string', default: 'int8' },
       adapters: { type: 'string' },
       upstream: { type: 'string' },
       rpc: { type: 'string' },
@@ -53,9 +54,9 @@ export function parseStartOptions(args: readonly string[]): StartOptions | 'help
     },
   })
   if (values.help) return 'help'
-  const { precision } = values
-  if (precision !== 'fp32' && precision !== 'int4') {
-    throw new Error(`--precision must be fp32 or int4, not "${precision}".`)
+  const precision = PRECISIONS.find((name) => name === values.precision)
+  if (!precision) {
+    throw new Error(`--precision must be ${PRECISIONS.join(', ')}, not "${values.precision}".`)
   }
   if (values.upstream !== undefined && values.model !== undefined) {
     throw new Error('--upstream and --model exclude each other: the upstream brings its own model.')

@@ -79,6 +79,15 @@ export const configSchema = z.object({
     .max(600_000)
     .default(120_000)
     .describe('How long a backend may stay silent before a request to it fails, milliseconds.'),
+  FREE_CALLS_PER_MINUTE: z.coerce
+    .number()
+    .int()
+    .min(1)
+    .max(1_000_000)
+    .default(6_000)
+    .describe(
+      'Calls that cost nothing (usage, keys, models, adapters, what was kept) of one key in one isolate, a minute; more are 429.',
+    ),
   MAX_BODY_BYTES: z.coerce
     .number()
     .int()

@@ -5,6 +5,7 @@ import { toHex } from './hex.ts'
 export const ID_PREFIXES = {
   account: 'acct',
   apiKey: 'key',
+  member: 'mem',
   request: 'req',
   alert: 'alert',
 } as const
@@ -35,6 +36,11 @@ export function createAccountId(): string {
 /** A new API key's id, `key_` and 16 characters (95 bits). It says nothing of the key. */
 export function createApiKeyId(): string {
   return `${ID_PREFIXES.apiKey}_${createRandomText(16)}`
+}
+
+/** A new member's id, `mem_` and 16 characters (95 bits). */
+export function createMemberId(): string {
+  return `${ID_PREFIXES.member}_${createRandomText(16)}`
 }
 
 /** A new alert's id, `alert_` and 24 characters. */

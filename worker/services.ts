@@ -1,4 +1,5 @@
 import type { AccountObject } from './access/account-object.ts'
+import { FloodShield } from './access/flood-shield.ts'
 import type { ResponseObject } from './access/response-object.ts'
 import type { Env } from './bindings.ts'
 import { createFleet, type Fleet } from './dispatch/fleet.ts'
@@ -19,6 +20,7 @@ export interface Services {
   readonly fleet: Fleet
   readonly prices: PriceBook
   readonly database: D1Database
+  readonly shield: FloodShield
   /** A new stub for each call: a stub must not outlive its request. */
   readonly account: (accountId: string) => DurableObjectStub<AccountObject>
   /** Of a kept response, by account, key and response id. */
@@ -54,6 +56,7 @@ export function createServices(env: Env): Services {
       now: Date.now,
     }),
     database: env.DB,
+    shield: new FloodShield({ freeCallsPerMinute: config.FREE_CALLS_PER_MINUTE }),
     account: (accountId) => env.ACCOUNT.getByName(accountId),
     response: (name) => env.RESPONSE.getByName(name),
     anchor: () => env.ANCHOR.getByName(ANCHOR_NAME),

@@ -27,6 +27,8 @@ export function lookUpEmbeddings(
           row[i] = (table.scales[at >> 5] ?? 0) * (table.quants[at] ?? 0)
         }
         break
+      case 'rotated8':
+        throw new TypeError('An embedding table is not rotated.')
     }
   })
   return rows

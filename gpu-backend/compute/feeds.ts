@@ -5,22 +5,16 @@ import {
   MASKED,
   PAGE_LENGTH,
   POSITIONS,
-  pagesInput,
   type RowGroup,
   rowGroupInputs,
   STATE_TOKENS,
   WANTED_TOKENS,
 } from '../model/graph-inputs.ts'
-import type { PagedRow, PageRange } from './kv-pages.ts'
+import type { GroupRanges, PageRange, RunningRow } from './kv-store.ts'
 import type { Tensor } from './session.ts'
 
 /** One row of a step, placed among the step's flat tokens. */
-export interface PlacedRow {
-  readonly kv: PagedRow
-  readonly group: RowGroup
-  /** Index of its first token. */
-  readonly firstToken: number
-  readonly tokenCount: number
+export interface PlacedRow extends RunningRow {
   readonly wantLogits: StepRow['wantLogits']
   readonly wantStates: boolean
 }
@@ -30,12 +24,12 @@ export interface StepLayout {
   readonly rows: readonly PlacedRow[]
   /** T. */
   readonly tokenCount: number
-  readonly ranges: Readonly<Record<RowGroup, PageRange>>
+  readonly ranges: GroupRanges
   /** Query heads that share a key/value head. */
   readonly queryHeads: number
 }
 
-/** Every input of the graph but the embeddings and `lora.*`. */
+/** Every input of the graph but the embeddings, the cache's and `lora.*`. */
 export function planFeeds(layout: StepLayout): Record<string, Tensor> {
   const { rows, tokenCount, ranges, queryHeads } = layout
   const decodeRows = rows.filter((row) => row.group === 'decode')
@@ -89,17 +83,12 @@ function planGroup(
       tokens[b * chunkLength + s] = firstToken + Math.min(s, tokenCount - 1)
     }
   })
-  const feeds: Record<string, Tensor> = {
+  return {
     [inputs.on]: { data: Uint8Array.of(rows.length > 0 ? 1 : 0), dims: [] },
     [inputs.tokens]: int64s(tokens, group === 'decode' ? [rowCount] : [rowCount, chunkLength]),
     ...planPages(group, rows, range),
     ...planTiles(group, rows, range),
   }
-  range.layers.forEach(({ k, v }, layer) => {
-    feeds[pagesInput(group, 'k', layer)] = k
-    feeds[pagesInput(group, 'v', layer)] = v
-  })
-  return feeds
 }
 
 function planPages(
@@ -111,7 +100,7 @@ function planPages(
   const mask = new Float32Array(range.count * PAGE_LENGTH).fill(MASKED)
   rows.forEach(({ kv }, b) => {
     kv.pages.forEach((page, p) => {
-      const at = page - range.first
+      const at = range.indexOf(page)
       const filled = Math.min(PAGE_LENGTH, kv.length - p * PAGE_LENGTH)
       pageRows[at] = b
       mask.fill(0, at * PAGE_LENGTH, at * PAGE_LENGTH + filled)
@@ -136,7 +125,7 @@ function planTiles(
   rows.forEach(({ kv }, b) => {
     for (let w = 0; w < tileCount; w++) {
       const page = w === 0 ? undefined : kv.pages[w - 1]
-      tiles[w * rowCount + b] = page === undefined ? b : rowCount + page - range.first
+      tiles[w * rowCount + b] = page === undefined ? b : rowCount + range.indexOf(page)
       mask[w * rowCount + b] = w > kv.pages.length ? MASKED : 0
     }
   })

@@ -1,14 +1,16 @@
 import assert from 'node:assert/strict'
 import type { LoraWeights } from '../adapters/lora-weights.ts'
 import type { KvRow, ModelRunner, PageContent, StepRow } from '../engine/model-runner.ts'
-import { EMBEDDINGS, LOGITS, PAGE_LENGTH, PRESENT, STATES } from '../model/graph-inputs.ts'
+import { EMBEDDINGS, LOGITS, PAGE_LENGTH, STATES } from '../model/graph-inputs.ts'
 import type { AccuracyLevel } from '../model/linear-graph.ts'
 import { buildLlamaGraph } from '../model/llama-graph.ts'
 import type { LinearWeights, ModelConfig, ModelSource } from '../model/model-source.ts'
 import { cutRows, isDecode } from './cut-rows.ts'
+import { DevicePages } from './device-pages.ts'
 import { lookUpEmbeddings } from './embedding-rows.ts'
 import { type PlacedRow, planFeeds } from './feeds.ts'
-import { KvPages, type PagedRow } from './kv-pages.ts'
+import { HostPages } from './host-pages.ts'
+import type { KvStore, PagedRow } from './kv-store.ts'
 import { LoraSlots } from './lora-slots.ts'
 import { createSession, type Session, type SessionOptions, type Tensor } from './session.ts'
 
@@ -33,9 +35,19 @@ export async function createModelRunner(
   source: ModelSource,
   options: ModelRunnerOptions,
 ): Promise<LoraModelRunner> {
-  const model = buildLlamaGraph(source, { accuracyLevel: options.accuracyLevel ?? 4 })
+  const { config } = source
+  const { accuracyLevel = 4, executionProvider, kvBudgetTokens } = options
+  const isWebGpu = executionProvider === 'webgpu'
+  const model = buildLlamaGraph(source, {
+    accuracyLevel,
+    kvLocation: isWebGpu ? 'device' : 'host',
+    hasFusedMatMul: !isWebGpu,
+  })
   const session = await createSession(model, options)
-  return new LlamaRunner(source, session, options.kvBudgetTokens)
+  const pages = isWebGpu
+    ? await DevicePages.create(config, kvBudgetTokens, options)
+    : new HostPages(config, kvBudgetTokens)
+  return new LlamaRunner(source, session, pages)
 }
 
 /**
@@ -48,16 +60,16 @@ class LlamaRunner implements LoraModelRunner {
   readonly #config: ModelConfig
   readonly #embedding: LinearWeights
   readonly #session: Session
-  readonly #pages: KvPages
+  readonly #pages: KvStore
   readonly #lora: LoraSlots
   readonly #rows = new Map<number, PagedRow>()
   readonly kvPageTokens = PAGE_LENGTH
 
-  constructor(source: ModelSource, session: Session, kvBudgetTokens: number) {
+  constructor(source: ModelSource, session: Session, pages: KvStore) {
     this.#config = source.config
     this.#embedding = source.embedding()
     this.#session = session
-    this.#pages = new KvPages(source.config, kvBudgetTokens)
+    this.#pages = pages
     this.#lora = new LoraSlots(source.config)
   }
 
@@ -104,8 +116,9 @@ class LlamaRunner implements LoraModelRunner {
     this.#lora.unload(digest)
   }
 
-  close(): Promise<void> {
-    return this.#session.close()
+  async close(): Promise<void> {
+    await this.#pages.close()
+    await this.#session.close()
   }
 
   async run(rows: readonly StepRow[]): Promise<readonly (Float32Array | null)[]> {
@@ -131,6 +144,10 @@ class LlamaRunner implements LoraModelRunner {
   ): Promise<readonly (Float32Array | null)[]> {
     const placed = this.#place(order)
     const tokens = Int32Array.from(order.flatMap((row) => [...row.tokens]))
+    const step = await this.#pages.prepare(placed)
+    const wanted = order.some(({ wantStates }) => wantStates)
+      ? ([LOGITS, STATES] as const)
+      : ([LOGITS] as const)
     const results = await this.#session.run(
       {
         [EMBEDDINGS]: {
@@ -140,19 +157,16 @@ class LlamaRunner implements LoraModelRunner {
         ...planFeeds({
           rows: placed,
           tokenCount: tokens.length,
-          ranges: this.#pages.arrange({
-            decode: placed.filter((row) => row.group === 'decode').map((row) => row.kv),
-            chunk: placed.filter((row) => row.group === 'chunk').map((row) => row.kv),
-          }),
+          ranges: step.ranges,
           queryHeads: this.#config.headCount / this.#config.kvHeadCount,
         }),
+        ...step.feeds,
         ...loraFeeds,
       },
-      order.some(({ wantStates }) => wantStates) ? [LOGITS, PRESENT, STATES] : [LOGITS, PRESENT],
+      [...wanted, ...step.outputs],
+      step.deviceOutputs,
     )
-    for (const { kv, firstToken, tokenCount } of placed) {
-      this.#pages.append(kv, results[PRESENT], { first: firstToken, count: tokenCount })
-    }
+    this.#pages.append(placed, results)
     const logits = this.#pickLogits(order, results[LOGITS])
     const sums = this.#sumStates(order, results[STATES])
     return order.map((row, i) => sums.get(row) ?? logits[i] ?? null)

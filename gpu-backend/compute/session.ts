@@ -1,3 +1,4 @@
+import assert from 'node:assert/strict'
 import ort from 'onnxruntime-node'
 import type { OnnxModel } from '../model/onnx-writer.ts'
 
@@ -25,14 +26,32 @@ export interface Tensor {
   readonly dims: readonly number[]
 }
 
+/** Memory of the device, which only runs read and write. */
+export interface DeviceTensor {
+  readonly dims: readonly number[]
+}
+
+export interface DeviceMemory {
+  /** By output. */
+  readonly tensors: ReadonlyMap<string, DeviceTensor>
+  /** No run may name a tensor any more. */
+  readonly free: () => Promise<void>
+}
+
+export type Feeds = Readonly<Record<string, Tensor | DeviceTensor>>
+
+/** Outputs by name that are written into memory of the device, which may be fed to the same run. */
+export type DeviceOutputs = Readonly<Record<string, DeviceTensor>>
+
 export interface Session {
   /**
    * Runs the graph; it blocks the thread until it is done. Every input must be fed. Gives the
    * outputs that are asked for, in memory of their own.
    */
   readonly run: <Name extends string>(
-    feeds: Readonly<Record<string, Tensor>>,
+    feeds: Feeds,
     outputs: readonly Name[],
+    deviceOutputs?: DeviceOutputs,
   ) => Promise<Record<Name, Float32Array>>
   readonly close: () => Promise<void>
 }
@@ -52,11 +71,10 @@ export class ExecutionProviderError extends Error {
 export async function createSession(model: OnnxModel, options: SessionOptions): Promise<Session> {
   const session = await loadModel(model, options)
   return {
-    run: async (feeds, outputs) => {
-      const tensors = Object.fromEntries(
-        Object.entries(feeds).map(([name, tensor]) => [name, toOrtTensor(tensor)]),
-      )
-      const results = await session.run(tensors, outputs)
+    run: async (feeds, outputs, deviceOutputs = {}) => {
+      const fetches: Record<string, ort.Tensor | null> = toOrtTensors(deviceOutputs)
+      for (const name of outputs) fetches[name] = null
+      const results = await session.run(toOrtTensors(feeds), fetches)
       const entries = outputs.map((name) => [name, readFloats(results[name], name)])
       return Object.fromEntries(entries)
     },
@@ -64,9 +82,36 @@ export async function createSession(model: OnnxModel, options: SessionOptions): 
   }
 }
 
+/** Runs the model once and leaves all of its outputs on the device (WebGPU only). */
+export async function createDeviceMemory(
+  model: OnnxModel,
+  feeds: Feeds,
+  options: SessionOptions,
+): Promise<DeviceMemory> {
+  const session = await loadModel(model, options, { preferredOutputLocation: 'gpu-buffer' })
+  const results = Object.entries(await session.run(toOrtTensors(feeds)))
+  const tensors = new Map(
+    results.map(([name, result]): [string, DeviceTensor] => {
+      assert(result.location === 'gpu-buffer', `The output "${name}" is on the device.`)
+      const tensor = { dims: result.dims }
+      ortTensors.set(tensor, result)
+      return [name, tensor]
+    }),
+  )
+  return {
+    tensors,
+    // The memory is the session's: released after it, it takes the process down.
+    free: async () => {
+      for (const [, result] of results) result.dispose()
+      await session.release()
+    },
+  }
+}
+
 async function loadModel(
   model: OnnxModel,
   { executionProvider, threadCount }: SessionOptions,
+  more: ort.InferenceSession.SessionOptions = {},
 ): Promise<ort.InferenceSession> {
   const load = (providers: readonly string[]) =>
     ort.InferenceSession.create(model.proto, {
@@ -75,6 +120,8 @@ async function loadModel(
       graphOptimizationLevel: 'all',
       logSeverityLevel: LOG_ERRORS,
       externalData: model.weights,
+      extra: EXACT_PRODUCTS,
+      ...more,
     })
   if (executionProvider === 'cpu') return load(['cpu'])
   try {
@@ -91,6 +138,9 @@ async function loadModel(
 
 const LOG_ERRORS = 3
 
+/** Without it products of uint8 and int8 overflow on x64 processors without VNNI. */
+const EXACT_PRODUCTS = { session: { x64quantprecision: '1' } }
+
 const NEEDS = {
   webgpu:
     'it needs a GPU with Vulkan, Metal or Direct3D 12 and its driver (on Linux libvulkan.so.1)',
@@ -98,11 +148,18 @@ const NEEDS = {
 } as const satisfies Record<Exclude<ExecutionProvider, 'cpu'>, string>
 
 /** Tensors that are fed in every step are wrapped once. */
-const ortTensors = new WeakMap<Tensor, ort.Tensor>()
+const ortTensors = new WeakMap<Tensor | DeviceTensor, ort.Tensor>()
 
-function toOrtTensor(tensor: Tensor): ort.Tensor {
+function toOrtTensors(tensors: Feeds): Record<string, ort.Tensor> {
+  return Object.fromEntries(
+    Object.entries(tensors).map(([name, tensor]) => [name, toOrtTensor(tensor)]),
+  )
+}
+
+function toOrtTensor(tensor: Tensor | DeviceTensor): ort.Tensor {
   const known = ortTensors.get(tensor)
   if (known) return known
+  assert('data' in tensor, 'Memory of the device is known.')
   const { data, dims } = tensor
   const created =
     data instanceof Uint8Array

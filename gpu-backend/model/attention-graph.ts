@@ -1,5 +1,11 @@
 import {
   CAUSAL_MASK,
+  cacheInput,
+  cacheOutput,
+  type KvLocation,
+  type KvPart,
+  listKvParts,
+  NEW_SLOTS,
   PAGE_LENGTH,
   pagesInput,
   type RowGroup,
@@ -16,15 +22,22 @@ export interface AttentionHeads {
   readonly v: string
 }
 
-interface GroupOptions {
-  readonly group: RowGroup
+export interface AttentionOptions {
   readonly layer: number
   readonly config: ModelConfig
+  readonly kvLocation: KvLocation
+}
+
+interface GroupOptions extends AttentionOptions {
+  readonly group: RowGroup
 }
 
 /** Declares what both groups are fed: the rows, and the pages of every layer. */
-export function addAttentionInputs(graph: OnnxGraph, config: ModelConfig): void {
-  const { layerCount } = config
+export function addAttentionInputs(
+  graph: OnnxGraph,
+  config: ModelConfig,
+  kvLocation: KvLocation,
+): void {
   for (const group of ['decode', 'chunk'] as const) {
     const inputs = rowGroupInputs(group)
     graph.input(inputs.on, 'bool', [])
@@ -33,13 +46,42 @@ export function addAttentionInputs(graph: OnnxGraph, config: ModelConfig): void 
     graph.input(inputs.pageMask, 'float32', [`P_${group}`, 1, 1, 1, PAGE_LENGTH])
     graph.input(inputs.tiles, 'int64', [`W_${group}`, `B_${group}`])
     graph.input(inputs.tileMask, 'float32', [`W_${group}`, `B_${group}`, 1, 1, 1, 1])
-    const pages = [`P_${group}`, config.kvHeadCount, 1, PAGE_LENGTH, config.headSize]
-    for (let layer = 0; layer < layerCount; layer++) {
-      graph.input(pagesInput(group, 'k', layer), 'float32', pages)
-      graph.input(pagesInput(group, 'v', layer), 'float32', pages)
+    if (kvLocation === 'device') {
+      graph.input(inputs.pages, 'int64', [`P_${group}`])
+      continue
+    }
+    for (const kvPart of listKvParts(config.layerCount)) {
+      graph.input(pagesInput(group, kvPart), 'float32', pageDims(config, `P_${group}`))
     }
   }
   graph.input(CAUSAL_MASK, 'float32', ['GS', 'S'])
+  if (kvLocation === 'host') return
+  graph.input(NEW_SLOTS, 'int64', ['T', config.kvHeadCount, 4])
+  for (const kvPart of listKvParts(config.layerCount)) {
+    graph.input(cacheInput(kvPart), 'float32', pageDims(config, 'pages'))
+  }
+}
+
+/** Writes a layer's new keys and values into the cache on the device. */
+export function addCacheUpdate(
+  graph: OnnxGraph,
+  heads: AttentionHeads,
+  { layer, config }: { readonly layer: number; readonly config: ModelConfig },
+): void {
+  const { kvHeadCount, headSize } = config
+  for (const part of ['k', 'v'] as const) {
+    const updates = graph.node('Reshape', [heads[part], graph.ints([-1, kvHeadCount, headSize])])
+    const output = cacheOutput({ part, layer })
+    graph.node('ScatterND', [cacheInput({ part, layer }), NEW_SLOTS, updates], {}, output)
+    graph.output(output, 'float32', pageDims(config, 'pages'))
+  }
+}
+
+export function pageDims<P extends number | string>(
+  { kvHeadCount, headSize }: ModelConfig,
+  pages: P,
+): (P | number)[] {
+  return [pages, kvHeadCount, 1, PAGE_LENGTH, headSize]
 }
 
 /**
@@ -114,7 +156,7 @@ function addOwnTiles(
   { q, k, v }: AttentionHeads,
   { group, config }: GroupOptions,
 ): Tiles {
-  const scores = graph.microsoftNode('FusedMatMul', [q, k], { transB: 1 })
+  const scores = graph.timesTransposed(q, k, 5)
   if (group === 'chunk') return attend(graph, graph.node('Add', [scores, CAUSAL_MASK]), v)
   const perKey = config.headCount / config.kvHeadCount
   const values = perKey === 1 ? v : graph.node('Expand', [v, graph.ints([1, 1, perKey, 1, 1])])
@@ -122,12 +164,20 @@ function addOwnTiles(
 }
 
 /** A tile a page of the rows' past. */
-function addPageTiles(graph: OnnxGraph, q: string, { group, layer }: GroupOptions): Tiles {
+function addPageTiles(graph: OnnxGraph, q: string, options: GroupOptions): Tiles {
+  const { group, layer } = options
   const { pageRows, pageMask } = rowGroupInputs(group)
   const queries = graph.node('Gather', [q, pageRows], { axis: 0 })
-  const keys = pagesInput(group, 'k', layer)
-  const scores = graph.microsoftNode('FusedMatMul', [queries, keys], { transB: 1 })
-  return attend(graph, graph.node('Add', [scores, pageMask]), pagesInput(group, 'v', layer))
+  const keys = pickPages(graph, { part: 'k', layer }, options)
+  const scores = graph.timesTransposed(queries, keys, 5)
+  const masked = graph.node('Add', [scores, pageMask])
+  return attend(graph, masked, pickPages(graph, { part: 'v', layer }, options))
+}
+
+/** The group's pages [P, KV, 1, 64, D]. */
+function pickPages(graph: OnnxGraph, kvPart: KvPart, { group, kvLocation }: GroupOptions): string {
+  if (kvLocation === 'host') return pagesInput(group, kvPart)
+  return graph.node('Gather', [cacheInput(kvPart), rowGroupInputs(group).pages], { axis: 0 })
 }
 
 function attend(graph: OnnxGraph, scores: string, v: string): Tiles {

@@ -60,12 +60,45 @@ export const LOGITS = 'logits'
 export const STATE_TOKENS = 'state_tokens'
 /** The states of {@link STATE_TOKENS} after the final norm: [M, H] float32. */
 export const STATES = 'states'
-/** The step's keys and values: [2L · T, KV, 1, 1, D] float32, T rows a layer of keys (rotated), then of values. */
+/**
+ * Where the KV cache lies. On the host, JavaScript feeds the pages that a step reads, and appends what comes out.
+ * On the device, the whole cache is fed and the graph reads and writes its pages by number.
+ */
+export type KvLocation = 'host' | 'device'
+
+/** On the host: the step's keys and values, [2L · T, KV, 1, 1, D] float32, T rows a layer of keys (rotated), then of values. */
 export const PRESENT = 'present'
+
+/** On the device: where the step's tokens are written, [T, KV, 4] int64: page, head, 0, position in the page. */
+export const NEW_SLOTS = 'new_slots'
+
+/** Keys or values of one layer. */
+export interface KvPart {
+  readonly part: 'k' | 'v'
+  readonly layer: number
+}
+
+export function listKvParts(layerCount: number): KvPart[] {
+  return Array.from({ length: 2 * layerCount }, (_, i) => ({
+    part: i % 2 ? 'v' : 'k',
+    layer: i >> 1,
+  }))
+}
+
+/** On the device: all pages, [pages, KV, 1, 64, D] float32. */
+export function cacheInput({ part, layer }: KvPart): string {
+  return `cache.${part}.${layer}`
+}
+
+/** The same memory as {@link cacheInput}, written to. */
+export function cacheOutput({ part, layer }: KvPart): string {
+  return `cache.${part}.${layer}.next`
+}
 
 /**
  * - `on` [] bool: whether the group has rows.
  * - `tokens` [B, S] int64 (decode: [B]): tokens of each row; padding repeats a token of the row.
+ * - `pages` [P] int64 (on the device only): their numbers.
  * - `pageRows` [P] int64: the row that a page belongs to.
  * - `pageMask` [P, 1, 1, 1, 64] float32: 0 where the page holds a token, else MASKED.
  * - `tiles` [W, B] int64: what a row attends to: its own new tokens (tile b), then its pages in
@@ -76,6 +109,7 @@ export function rowGroupInputs(group: RowGroup) {
   return {
     on: `${group}.on`,
     tokens: `${group}.tokens`,
+    pages: `${group}.pages`,
     pageRows: `${group}.page_rows`,
     pageMask: `${group}.page_mask`,
     tiles: `${group}.tiles`,
@@ -86,8 +120,8 @@ export function rowGroupInputs(group: RowGroup) {
 /** [N/KV · S, S] float32: 0 up to a token itself, MASKED after it. */
 export const CAUSAL_MASK = 'chunk.causal_mask'
 
-/** The group's pages: keys or values [P, KV, 1, 64, D] float32. */
-export function pagesInput(group: RowGroup, part: 'k' | 'v', layer: number): string {
+/** On the host: the group's pages, [P, KV, 1, 64, D] float32. */
+export function pagesInput(group: RowGroup, { part, layer }: KvPart): string {
   return `${group}.${part}.${layer}`
 }
 

@@ -8,8 +8,9 @@ import {
 } from './graph-inputs.ts'
 import type { LinearWeights } from './model-source.ts'
 import type { OnnxGraph } from './onnx-writer.ts'
+import { rotationMatrix, rotationSize } from './rotation.ts'
 
-/** 0: float32 activations, exact. 4: int8 activations in blocks, fast. See MatMulNBits. */
+/** Of weights in blocks. 0: float32 activations, exact. 4: int8 activations in blocks, fast. See MatMulNBits. */
 export type AccuracyLevel = 0 | 4
 
 export interface LinearOptions {
@@ -54,8 +55,7 @@ export function addLora(
     on,
     (branch) => {
       const rows = branch.node('Gather', [x, tokens], { axis: 0 }) // [P, M, 1, in]
-      const down = [rows, loraDownInput(group, layer)]
-      const ranks = branch.microsoftNode('FusedMatMul', down, { transB: 1 }) // [P, M, 1, 16 · n]
+      const ranks = branch.timesTransposed(rows, loraDownInput(group, layer), 4) // [P, M, 1, 16 · n]
       const products = addLoraUp(branch, ranks, { group, layer }) // [P, M, 1, out]
       const flat = branch.node('Reshape', [products, branch.ints([-1, outputSize])])
       const byToken = branch.node('Gather', [flat, results], { axis: 0 }) // [W, T, out]
@@ -94,8 +94,9 @@ function addWeights(
   if (weights.form === 'f32') {
     const outputSize = weights.values.length / inputSize
     const w = graph.initializer(name, weights.values, [outputSize, inputSize])
-    return graph.microsoftNode('FusedMatMul', [x, w], { transB: 1 })
+    return graph.timesTransposed(x, w, 2)
   }
+  if (weights.form === 'rotated8') return addRotated(graph, x, weights, options)
   const bits = weights.form === 'q4' ? 4 : 8
   const blockCount = inputSize / BLOCK_LENGTH
   const outputSize = weights.scales.length / blockCount
@@ -116,6 +117,56 @@ function addWeights(
     },
   )
   return weights.form === 'q4' ? addCorrection(graph, y, x, { name, weights, blockCount }) : y
+}
+
+/** The middle of uint8: activations are symmetric, so one zero point is right for all rows. */
+const ZERO_POINT = 128
+
+/**
+ * A product of integers, `(x · R) · (W · R)ᵀ = x · Wᵀ`: each token of the rotated x in int8 with a scale of
+ * its own. The sums are exact, so no batch can change them.
+ */
+function addRotated(
+  graph: OnnxGraph,
+  x: string,
+  { quants, scales }: LinearWeights & { form: 'rotated8' },
+  { name, inputSize }: LinearOptions,
+): string {
+  const size = rotationSize(inputSize)
+  const rotation = graph.matrix(`rotation_${size}`, () => rotationMatrix(size), [size, size])
+  const blocks = graph.node('Reshape', [x, graph.ints([-1, size])])
+  const mixed = graph.node('MatMul', [blocks, rotation])
+  const rotated = graph.node('Reshape', [mixed, graph.ints([-1, inputSize])])
+  const sizes = graph.node('Abs', [rotated])
+  const peaks = graph.node('ReduceMax', [sizes], { axes: [-1], keepdims: 1 }) // [T, 1]
+  const zero = graph.byte(ZERO_POINT)
+  // A token of zeros is 0 / 0 here: whatever integers come of it are multiplied by its peak of 0.
+  const parts = graph.node('Div', [rotated, peaks])
+  const integers = graph.node('QuantizeLinear', [parts, graph.float(1 / 127), zero])
+  const y = graph.microsoftNode('MatMulIntegerToFloat', [
+    integers,
+    graph.initializer(`${name}.quants`, transpose(quants, inputSize), [inputSize, scales.length]),
+    graph.float(1 / 127),
+    graph.initializer(`${name}.scales`, scales, [scales.length]),
+    zero,
+  ])
+  return graph.node('Mul', [y, peaks])
+}
+
+/** [in, out] of [out, in]; by tiles, so that both are read and written in whole cache lines. */
+function transpose(rows: Int8Array, inputSize: number): Int8Array {
+  const outputSize = rows.length / inputSize
+  const columns = new Int8Array(rows.length)
+  const TILE = 64
+  for (let top = 0; top < outputSize; top += TILE) {
+    const bottom = Math.min(top + TILE, outputSize)
+    for (let input = 0; input < inputSize; input++) {
+      for (let output = top; output < bottom; output++) {
+        columns[input * outputSize + output] = rows[output * inputSize + input] ?? 0
+      }
+    }
+  }
+  return columns
 }
 
 /**
@@ -158,9 +209,10 @@ function mergeParts(parts: readonly LinearWeights[]): LinearWeights | null {
       mins: concat(Float32Array, parts, (part) => part.mins),
     }
   }
-  if (areAll(parts, 'q8')) {
+  for (const form of ['q8', 'rotated8'] as const) {
+    if (!areAll(parts, form)) continue
     return {
-      form: 'q8',
+      form,
       quants: concat(Int8Array, parts, (part) => part.quants),
       scales: concat(Float32Array, parts, (part) => part.scales),
     }

@@ -1,8 +1,15 @@
-import { type AttentionHeads, addAttentionInputs, addGroupAttention } from './attention-graph.ts'
+import {
+  type AttentionHeads,
+  type AttentionOptions,
+  addAttentionInputs,
+  addCacheUpdate,
+  addGroupAttention,
+} from './attention-graph.ts'
 import {
   ATTENTION_ROWS,
   EMBEDDINGS,
   groupSize,
+  type KvLocation,
   LINEAR_GROUP_NAMES,
   LINEAR_GROUPS,
   type LinearGroup,
@@ -25,6 +32,9 @@ import { ropeFrequencies } from './rope.ts'
 export interface LlamaGraphOptions {
   /** Activations of quantised layers. */
   readonly accuracyLevel: AccuracyLevel
+  readonly kvLocation: KvLocation
+  /** See `OnnxGraph`. */
+  readonly hasFusedMatMul: boolean
 }
 
 /**
@@ -33,9 +43,10 @@ export interface LlamaGraphOptions {
  */
 export function buildLlamaGraph(source: ModelSource, options: LlamaGraphOptions): OnnxModel {
   const { config } = source
-  const { layerCount, hiddenSize, vocabSize, kvHeadCount, headSize } = config
-  const graph = new OnnxGraph()
-  addInputs(graph, config)
+  const { layerCount, hiddenSize, vocabSize } = config
+  const { kvLocation, hasFusedMatMul } = options
+  const graph = new OnnxGraph({ hasFusedMatMul })
+  addInputs(graph, config, kvLocation)
   addRotaryTables(graph, config)
   const model: ModelContext = { graph, source, options }
 
@@ -45,13 +56,11 @@ export function buildLlamaGraph(source: ModelSource, options: LlamaGraphOptions)
     stash_type: 1,
     epsilon: { float: config.normEpsilon },
   })
-  const keys: string[] = []
-  const values: string[] = []
+  const newHeads: AttentionHeads[] = []
   for (let layer = 0; layer < layerCount; layer++) {
     const heads = addHeads(model, layer, x)
-    keys.push(heads.k)
-    values.push(heads.v)
-    const attention = addAttention(graph, heads, { layer, config })
+    newHeads.push(heads)
+    const attention = addAttention(graph, heads, { layer, config, kvLocation })
     const mixed = addLayerLinear(model, 'o', layer, attention)
     const middle = addSkipNorm(model, mixed, residual, 2 * layer + 1)
     const ffn = addFfn(model, layer, middle.norm)
@@ -59,8 +68,7 @@ export function buildLlamaGraph(source: ModelSource, options: LlamaGraphOptions)
     residual = end.sum
     x = end.norm
   }
-  graph.node('Concat', [...keys, ...values], { axis: 0 }, PRESENT)
-  graph.output(PRESENT, 'float32', ['2LT', kvHeadCount, 1, 1, headSize])
+  addNewHeads(graph, newHeads, { config, kvLocation })
   graph.node('Gather', [x, STATE_TOKENS], { axis: 0 }, STATES)
   graph.output(STATES, 'float32', ['M', hiddenSize])
   addHead(model, graph.node('Gather', [x, WANTED_TOKENS], { axis: 0 }))
@@ -74,13 +82,30 @@ interface ModelContext {
   readonly options: LlamaGraphOptions
 }
 
-function addInputs(graph: OnnxGraph, config: ModelConfig): void {
+/** The step's keys and values go out, or into the cache. */
+function addNewHeads(
+  graph: OnnxGraph,
+  heads: readonly AttentionHeads[],
+  { config, kvLocation }: { readonly config: ModelConfig; readonly kvLocation: KvLocation },
+): void {
+  if (kvLocation === 'device') {
+    heads.forEach((own, layer) => {
+      addCacheUpdate(graph, own, { layer, config })
+    })
+    return
+  }
+  const all = [...heads.map(({ k }) => k), ...heads.map(({ v }) => v)]
+  graph.node('Concat', all, { axis: 0 }, PRESENT)
+  graph.output(PRESENT, 'float32', ['2LT', config.kvHeadCount, 1, 1, config.headSize])
+}
+
+function addInputs(graph: OnnxGraph, config: ModelConfig, kvLocation: KvLocation): void {
   graph.input(EMBEDDINGS, 'float32', ['T', config.hiddenSize])
   graph.input(POSITIONS, 'int64', [1, 'T'])
   graph.input(WANTED_TOKENS, 'int64', ['N'])
   graph.input(STATE_TOKENS, 'int64', ['M'])
   graph.input(ATTENTION_ROWS, 'int64', ['T'])
-  addAttentionInputs(graph, config)
+  addAttentionInputs(graph, config, kvLocation)
   for (const group of LINEAR_GROUP_NAMES) {
     const linears = LINEAR_GROUPS[group]
     const { inputSize } = groupSize(config, group)
@@ -161,11 +186,7 @@ function addHeadNorms({ graph, source }: ModelContext, layer: number, qk: string
 }
 
 /** [T, N · D]. */
-function addAttention(
-  graph: OnnxGraph,
-  heads: AttentionHeads,
-  options: { readonly layer: number; readonly config: ModelConfig },
-): string {
+function addAttention(graph: OnnxGraph, heads: AttentionHeads, options: AttentionOptions): string {
   const groups = (['decode', 'chunk'] as const).map((group) =>
     addGroupAttention(graph, heads, { group, ...options }),
   )

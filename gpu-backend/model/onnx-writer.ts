@@ -1,7 +1,7 @@
 /** Data of an initializer; the array's class is its element type. */
-export type TensorData = Float32Array | Uint8Array | BigInt64Array
+export type TensorData = Float32Array | Uint8Array | Int8Array | BigInt64Array
 
-export type ElementType = 'float32' | 'uint8' | 'int64' | 'bool'
+export type ElementType = 'float32' | 'uint8' | 'int8' | 'int64' | 'bool'
 
 /** A number that is an integer, a list of them, a float, or the branch of an `If`. */
 export type Attribute =
@@ -28,6 +28,7 @@ const MIN_EXTERNAL_BYTES = 1024
 const ELEMENT_TYPES = {
   float32: 1,
   uint8: 2,
+  int8: 3,
   int64: 7,
   bool: 9,
 } as const satisfies Record<ElementType, number>
@@ -38,6 +39,11 @@ const ATTRIBUTE_TYPES = { float: 1, int: 2, graph: 5, ints: 7 } as const
 const IR_VERSION = 8
 const OPSET = 17
 const MICROSOFT = 'com.microsoft'
+
+interface GraphOptions {
+  readonly hasFusedMatMul?: boolean
+  readonly parent?: OnnxGraph | null
+}
 
 /**
  * Writes an ONNX graph node by node, in topological order. Values are named by the writer; inputs,
@@ -50,10 +56,13 @@ export class OnnxGraph {
   readonly #outputs: Uint8Array[] = []
   readonly #weights: ExternalWeights[] = []
   readonly #constants = new Set<string>()
+  readonly #hasFusedMatMul: boolean
   readonly #parent: OnnxGraph | null
   #valueCount = 0
 
-  constructor(parent: OnnxGraph | null = null) {
+  /** `hasFusedMatMul`: false for WebGPU, where ONNX Runtime would run it on the CPU. */
+  constructor({ hasFusedMatMul = true, parent = null }: GraphOptions = {}) {
+    this.#hasFusedMatMul = hasFusedMatMul
     this.#parent = parent
   }
 
@@ -99,6 +108,19 @@ export class OnnxGraph {
     return this.#constant(name, () => this.initializer(name, Float32Array.of(value), []))
   }
 
+  /** A constant float32 matrix that many nodes use, written once under its name. */
+  matrix(name: string, create: () => Float32Array, dims: readonly [number, number]): string {
+    if (this.#parent) return this.#parent.matrix(name, create, dims)
+    return this.#constant(name, () => this.initializer(name, create(), dims))
+  }
+
+  /** A constant uint8 scalar: a zero point. */
+  byte(value: number): string {
+    if (this.#parent) return this.#parent.byte(value)
+    const name = `byte_${value}`
+    return this.#constant(name, () => this.initializer(name, Uint8Array.of(value), []))
+  }
+
   /** Adds a node of ONNX's own domain with one output, and returns the output's name. */
   node(
     op: string,
@@ -119,6 +141,15 @@ export class OnnxGraph {
   ): string {
     this.#add(op, MICROSOFT, { inputs, outputs: [output], attributes })
     return output
+  }
+
+  /** `a · bᵀ` by the last two of the `rank` dims. */
+  timesTransposed(a: string, b: string, rank: number): string {
+    if (this.#hasFusedMatMul) return this.microsoftNode('FusedMatMul', [a, b], { transB: 1 })
+    if (rank === 2) return this.node('Gemm', [a, b], { transB: 1 })
+    const perm = Array.from({ length: rank - 2 }, (_, axis) => axis)
+    const transposed = this.node('Transpose', [b], { perm: [...perm, rank - 1, rank - 2] })
+    return this.node('MatMul', [a, transposed])
   }
 
   /** `SkipSimplifiedLayerNormalization`: the norm of the sum, and the sum. */
@@ -149,7 +180,7 @@ export class OnnxGraph {
     no: (branch: OnnxGraph) => string,
   ): string {
     const writeBranch = (write: (branch: OnnxGraph) => string) => {
-      const branch = new OnnxGraph(this)
+      const branch = new OnnxGraph({ hasFusedMatMul: this.#hasFusedMatMul, parent: this })
       branch.output(write(branch), 'float32')
       return { graph: branch }
     }
@@ -222,6 +253,7 @@ export class OnnxGraph {
 
 function elementTypeOf(data: TensorData): ElementType {
   if (data instanceof Float32Array) return 'float32'
+  if (data instanceof Int8Array) return 'int8'
   return data instanceof Uint8Array ? 'uint8' : 'int64'
 }
 

@@ -12,7 +12,7 @@ import type {
   ModelSource,
   Precision,
 } from './model-source.ts'
-import { QUANTISER, quantiseInt8, quantiseLinear } from './quantise.ts'
+import { QUANTISERS, quantiseInt8, quantiseLinear, quantiseRotated } from './quantise.ts'
 import { ropeFrequencies } from './rope.ts'
 import type { ModelFile, StoredWeights } from './stored-weights.ts'
 import { BLOCK_LENGTH, reorderRows } from './weight-blocks.ts'
@@ -53,13 +53,21 @@ function createSource(file: ModelFile, precision: Precision): ModelSource {
     embedding ??= createTable('embedding')
     return embedding
   }
+  const createHead = () => {
+    if (precision === 'int8') {
+      return serveRotated(get(file.isHeadTied ? 'embedding' : 'head'))
+    }
+    return file.isHeadTied ? getEmbedding() : createTable('head')
+  }
   return {
     name,
     config,
     tokenizer,
     digest: digestOf(tensors, precision),
     linear: (layer, linear) => {
-      const weights = serve(get(`${layer}.${linear}`), precision, quantiseLinear)
+      const stored = get(`${layer}.${linear}`)
+      const weights =
+        precision === 'int8' ? serveRotated(stored) : serve(stored, precision, quantiseLinear)
       const order = file.isRopeInterleaved ? rotateHalfOrder(config, linear) : null
       return order ? reorderRows(weights, order) : weights
     },
@@ -68,7 +76,7 @@ function createSource(file: ModelFile, precision: Precision): ModelSource {
     bias: (layer, linear) => (config.hasQkvBias ? get(`${layer}.${linear}Bias`).values() : null),
     headNorm: (layer, which) => (config.hasQkNorm ? get(`${layer}.${which}Norm`).values() : null),
     embedding: getEmbedding,
-    head: file.isHeadTied ? getEmbedding : () => createTable('head'),
+    head: createHead,
   }
 }
 
@@ -80,6 +88,12 @@ function serve(
 ): LinearWeights {
   if (precision === 'fp32') return { form: 'f32', values: stored.values() }
   return stored.blocks?.() ?? quantise(stored.values())
+}
+
+/** [out, in] as rotated rows of int8. */
+function serveRotated(stored: StoredWeights): LinearWeights {
+  const [, inputSize = 0] = stored.shape
+  return quantiseRotated(stored.values().slice(), inputSize)
 }
 
 /** Row of an interleaved q or k for each row of the rotate-half layout; null for the other layers. */
@@ -122,9 +136,9 @@ function checkConfig(config: ModelConfig, precision: Precision): void {
     )
   }
   for (const inputs of [hiddenSize, ffnSize, headCount * headSize]) {
-    if (precision === 'int4' && inputs % BLOCK_LENGTH !== 0) {
+    if (precision !== 'fp32' && inputs % BLOCK_LENGTH !== 0) {
       throw new ModelFileError(
-        `A linear layer has ${inputs} inputs; int4 needs a multiple of ${BLOCK_LENGTH}. Precision fp32 works.`,
+        `A linear layer has ${inputs} inputs; ${precision} needs a multiple of ${BLOCK_LENGTH}. Precision fp32 works.`,
       )
     }
   }
@@ -178,8 +192,8 @@ function digestOf(tensors: ReadonlyMap<TensorRole, StoredWeights>, precision: Pr
   for (const { name, type, shape, data, blocks } of tensors.values()) {
     hash.update(`${name}\0${type}\0${shape.join()}\0`)
     hash.update(data)
-    isChanged ||= precision === 'int4' && !blocks && shape.length > 1
+    isChanged ||= precision === 'int8' || (!blocks && shape.length > 1)
   }
-  if (isChanged) hash.update(QUANTISER)
+  if (precision !== 'fp32' && isChanged) hash.update(QUANTISERS[precision])
   return `0x${hash.digest('hex')}`
 }

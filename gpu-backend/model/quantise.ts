@@ -1,8 +1,9 @@
 import type { LinearWeights } from './model-source.ts'
+import { rotate, rotationSize } from './rotation.ts'
 import { BLOCK_LENGTH, expandWeights, packNibbles } from './weight-blocks.ts'
 
-/** Names the method below in the digest of a model whose weights it changed. Another method is another name. */
-export const QUANTISER = 'tallygate-int4/1'
+/** Name the methods below in the digest of a model whose weights they changed. Another method is another name. */
+export const QUANTISERS = { int4: 'tallygate-int4/1', int8: 'tallygate-int8/1' } as const
 
 /**
  * The relative error up to which a linear layer is kept in int4. Gaussian weights lose 0.072,
@@ -11,6 +12,8 @@ export const QUANTISER = 'tallygate-int4/1'
 const MAX_INT4_ERROR = 0.08
 
 export type QuantisedWeights = Exclude<LinearWeights, { readonly form: 'f32' }>
+
+export type RotatedWeights = Extract<LinearWeights, { readonly form: 'rotated8' }>
 
 /** int4 where it loses little enough, else int8. `values` are rows of a multiple of 32. */
 export function quantiseLinear(values: Float32Array): QuantisedWeights {
@@ -52,18 +55,37 @@ export function quantiseInt8(values: Float32Array): QuantisedWeights {
   const scales = new Float32Array(values.length / BLOCK_LENGTH)
   for (let b = 0; b < scales.length; b++) {
     const start = b * BLOCK_LENGTH
-    let largest = 0
-    for (let i = start; i < start + BLOCK_LENGTH; i++) {
-      largest = Math.max(largest, Math.abs(values[i] ?? 0))
-    }
-    const scale = Math.fround(largest / 127)
-    scales[b] = scale
-    if (scale === 0) continue
-    for (let i = start; i < start + BLOCK_LENGTH; i++) {
-      quants[i] = Math.round((values[i] ?? 0) / scale)
-    }
+    scales[b] = quantiseInto(quants, values, start, start + BLOCK_LENGTH)
   }
   return { form: 'q8', quants, scales }
+}
+
+/**
+ * Int8 with one scale a row, the rows' inputs rotated first, which spreads what is large in few of them
+ * (QuaRot, arXiv:2404.00456). `values` [out, in] are overwritten.
+ */
+export function quantiseRotated(values: Float32Array, inputSize: number): RotatedWeights {
+  rotate(values, rotationSize(inputSize))
+  const quants = new Int8Array(values.length)
+  const scales = new Float32Array(values.length / inputSize)
+  for (let row = 0; row < scales.length; row++) {
+    const start = row * inputSize
+    scales[row] = quantiseInto(quants, values, start, start + inputSize)
+  }
+  return { form: 'rotated8', quants, scales }
+}
+
+/** Rounds a range of values to −127…127 of its scale, which it returns. */
+function quantiseInto(quants: Int8Array, values: Float32Array, start: number, end: number): number {
+  let largest = 0
+  for (let i = start; i < end; i++) {
+    const size = Math.abs(values[i] ?? 0)
+    if (size > largest) largest = size
+  }
+  const scale = Math.fround(largest / 127)
+  if (scale === 0) return 0
+  for (let i = start; i < end; i++) quants[i] = Math.round((values[i] ?? 0) / scale)
+  return scale
 }
 
 /** `‖w − ŵ‖ / ‖w‖`: what quantising lost, as a fraction of the weights; 0 where nothing was lost. */

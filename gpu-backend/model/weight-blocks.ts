@@ -1,4 +1,5 @@
 import type { LinearWeights } from './model-source.ts'
+import { rotate, rotationSize } from './rotation.ts'
 
 /** Values that share a scale, in every quantised form. */
 export const BLOCK_LENGTH = 32
@@ -14,6 +15,7 @@ export function packNibbles(block: Uint8Array, quants: Uint8Array, blockIndex: n
 /** The values that quantised weights stand for, in float32, rounded once each. */
 export function expandWeights(weights: LinearWeights): Float32Array {
   if (weights.form === 'f32') return weights.values
+  if (weights.form === 'rotated8') return expandRotated(weights)
   const { quants, scales } = weights
   const values = new Float32Array(scales.length * BLOCK_LENGTH)
   for (let i = 0; i < values.length; i++) {
@@ -26,6 +28,16 @@ export function expandWeights(weights: LinearWeights): Float32Array {
       values[i] = scale * quant + (weights.mins[block] ?? 0)
     }
   }
+  return values
+}
+
+function expandRotated({ quants, scales }: LinearWeights & { form: 'rotated8' }): Float32Array {
+  const inputSize = quants.length / scales.length
+  const values = Float32Array.from(
+    quants,
+    (quant, i) => (scales[Math.floor(i / inputSize)] ?? 0) * quant,
+  )
+  rotate(values, rotationSize(inputSize))
   return values
 }
 
@@ -42,8 +54,9 @@ export function reorderRows(weights: LinearWeights, order: readonly number[]): L
         mins: pickRows(weights.mins, order),
       }
     case 'q8':
+    case 'rotated8':
       return {
-        form: 'q8',
+        form: weights.form,
         quants: pickRows(weights.quants, order),
         scales: pickRows(weights.scales, order),
       }

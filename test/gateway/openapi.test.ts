@@ -148,6 +148,13 @@ test('every operation answers as the document says', async () => {
   await ask('rotateKey', `${path}/keys/${id}/rotate`, { json: {} })
   await ask('listKeys', `${path}/keys`)
   await ask('revokeKey', `${path}/keys/${id}`, { method: 'DELETE' })
+  const { id: memberId } = await ask('createMember', `${path}/members`, {
+    json: { name: 'ada', model_limits: [{ model: 'base', requests_per_minute: 5 }] },
+  })
+  const changes = { json: { budget_micro_usd: 5 }, method: 'PATCH' }
+  await ask('updateMember', `${path}/members/${memberId}`, changes)
+  await ask('listMembers', `${path}/members`)
+  await ask('removeMember', `${path}/members/${memberId}`, { method: 'DELETE' })
   const credit = { id: 'first', amount_micro_usd: 5, expires_at_ms: null, reason: 'welcome' }
   await ask('grantCredit', `${path}/credits`, { json: credit })
   await ask('listCredits', `${path}/credits`)

@@ -1,14 +1,22 @@
 import { expect, test } from 'vitest'
 import { backendConfigSchema, readConfig } from '../../gpu-backend/config.ts'
+import { planEngine } from '../../gpu-backend/engine-options.ts'
 
 test('only the model must be given, and a variable set to nothing is absent', () => {
   expect(readConfig({ MODEL: 'model.gguf', BACKEND_TOKEN: '', PORT: '' })).toMatchObject({
     MODEL: 'model.gguf',
-    PRECISION: 'int4',
     EXECUTION_PROVIDER: 'cpu',
     HOST: '127.0.0.1',
     PORT: 8000,
   })
+})
+
+test('the default precision is the fastest of the provider', () => {
+  const precisionOf = (env: Record<string, string>) =>
+    planEngine(readConfig({ MODEL: 'x', ...env })).precision
+  expect(precisionOf({})).toBe('int8')
+  expect(precisionOf({ EXECUTION_PROVIDER: 'webgpu' })).toBe('int4')
+  expect(precisionOf({ PRECISION: 'fp32' })).toBe('fp32')
 })
 
 test.each([

@@ -25,7 +25,7 @@ const SAMPLED = { ...GREEDY, temperature: 1.2, topP: 0.95 }
 const folder = mkdtempSync(join(tmpdir(), 'tallygate-engine-'))
 const options: EngineThreadOptions = {
   modelPath: join(folder, 'tiny.gguf'),
-  precision: 'int4',
+  precision: 'int8',
   runner: { executionProvider: 'cpu', threadCount: 1, kvBudgetTokens: 64 * 64 },
   limits: { ...DEFAULT_ENGINE_LIMITS, maxRunningCount: 16 },
   prefixSharing: 'tenant',

@@ -83,6 +83,12 @@ export class Invariants {
       require(keyCost <= budgetMicroUsd, () =>
         `the key's ${keyCost} exceed its budget of ${budgetMicroUsd}`)
     }
+    for (const [member, keys] of Map.groupBy(this.#world.keys, (key) => key.member)) {
+      const keyIds = keys.map(({ keyId }) => keyId)
+      const memberCost = costOf((row) => keyIds.includes(row.keyId))
+      require(member === null || memberCost <= member.budgetMicroUsd, () =>
+        `the member's ${memberCost} exceed its budget of ${member?.budgetMicroUsd}`)
+    }
   }
 
   /** What is in D1, on its way there, or both: then it must be the same. */

@@ -2,7 +2,11 @@ import type { DatabaseSync } from 'node:sqlite'
 import { keccak256 } from 'viem'
 import type { Digest } from '../../protocol/digest.ts'
 import type { SettleResult } from '../../worker/access/account-contract.ts'
-import { accountSettingsSchema, keySettingsSchema } from '../../worker/access/account-settings.ts'
+import {
+  accountSettingsSchema,
+  keySettingsSchema,
+  memberSettingsSchema,
+} from '../../worker/access/account-settings.ts'
 import { parseApiKey } from '../../worker/access/api-key.ts'
 import { parseConfig, type StorageBindings } from '../../worker/env.ts'
 import { createAccountId } from '../../worker/ids.ts'
@@ -34,6 +38,13 @@ export interface SimulatedKey {
   readonly keyId: string
   readonly keyHash: string
   readonly budgetMicroUsd: number
+  /** Whose key it is; null: the account's own. */
+  readonly member: SimulatedMember | null
+}
+
+interface SimulatedMember {
+  readonly memberId: string
+  readonly budgetMicroUsd: number
 }
 
 /** Everything that a run consists of, and what its actors said. */
@@ -64,7 +75,7 @@ export class World {
     this.chain = new SimulatedChain(this.network)
   }
 
-  /** Accounts with two keys each, whose budgets are too small for all that is asked. */
+  /** Accounts with a member's two keys and one of their own each, whose budgets are too small for all that is asked. */
   async createAccounts(count: number): Promise<void> {
     for (let index = 0; index < count; index++) {
       const host = new AccountHost(createAccountId(), this.network, (beginCall) =>
@@ -81,18 +92,29 @@ export class World {
       await this.#settled(host, (object) =>
         object.configure(accountSettingsSchema.parse({ ...rates, budgetMicroUsd })),
       )
-      for (const name of ['first', 'second']) await this.#createKey(host, name)
+      const member = await this.#createMember(host)
+      for (const name of ['first', 'second']) await this.#createKey(host, name, member)
+      await this.#createKey(host, 'own', null)
     }
   }
 
-  async #createKey(host: AccountHost, name: string): Promise<void> {
+  async #createMember(host: AccountHost): Promise<SimulatedMember> {
     const budgetMicroUsd = this.chance.between(300, 3_000)
-    const settings = keySettingsSchema.parse({ name, budgetMicroUsd })
+    const settings = memberSettingsSchema.parse({ name: 'member', budgetMicroUsd })
+    const { memberId } = await this.#settled(host, (object) => object.createMember(settings))
+    return { memberId, budgetMicroUsd }
+  }
+
+  async #createKey(host: AccountHost, name: string, member: SimulatedMember | null): Promise<void> {
+    const budgetMicroUsd = this.chance.between(300, 3_000)
+    const memberId = member?.memberId ?? null
+    const settings = keySettingsSchema.parse({ name, budgetMicroUsd, memberId })
     const created = await this.#settled(host, (object) => object.createKey(settings))
     if (created.outcome !== 'created') throw new Error(created.outcome)
     const parsed = await parseApiKey(created.key, VARS.KEY_CHECKSUM_SECRET)
     if (parsed.outcome !== 'key') throw new Error(parsed.outcome)
-    this.keys.push({ host, keyId: created.keyId, keyHash: parsed.keyHash, budgetMicroUsd })
+    const { keyHash } = parsed
+    this.keys.push({ host, keyId: created.keyId, keyHash, budgetMicroUsd, member })
   }
 
   /** A call of the set-up, in which nothing goes wrong; real hashes may take real time. */

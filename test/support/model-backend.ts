@@ -29,7 +29,7 @@ export async function startModelBackend(
   const engine = await startThreadEngine(
     {
       modelPath,
-      precision: 'int4',
+      precision: 'int8',
       runner: { executionProvider: 'cpu', threadCount: 1, kvBudgetTokens: 16_384 },
       limits: DEFAULT_ENGINE_LIMITS,
       prefixSharing: 'tenant',

@@ -35,7 +35,7 @@ export function createRandomModel({ seed, form, config = {} }: RandomModelOption
   const shape = { ...TINY_CONFIG, ...config }
   const sizes = linearSizes(shape)
   const linear = (name: string, inputs: number, outputs: number, spread: number) =>
-    randomLinear(createRandom(seedOf(`${seed}.${name}`)), form, { size: inputs * outputs, spread })
+    randomLinear(createRandom(seedOf(`${seed}.${name}`)), form, { inputs, outputs, spread })
   const norm = (name: string, size = shape.hiddenSize) =>
     gaussians(createRandom(seedOf(`${seed}.${name}`)), size, 0.2).map((x) => 1 + x)
   const { hiddenSize, vocabSize } = shape
@@ -65,7 +65,11 @@ export function createRandomModel({ seed, form, config = {} }: RandomModelOption
         : null,
     headNorm: (layer, which) =>
       shape.hasQkNorm ? norm(`${layer}.${which}Norm`, shape.headSize) : null,
-    embedding: () => linear('embedding', hiddenSize, vocabSize, 1),
+    embedding: () => {
+      const shape = { inputs: hiddenSize, outputs: vocabSize, spread: 1 }
+      const tableForm = form === 'rotated8' ? 'q8' : form
+      return randomLinear(createRandom(seedOf(`${seed}.embedding`)), tableForm, shape)
+    },
     head: () => linear('head', hiddenSize, vocabSize, 0.25),
   }
 }
@@ -73,8 +77,10 @@ export function createRandomModel({ seed, form, config = {} }: RandomModelOption
 function randomLinear(
   random: () => number,
   form: LinearWeights['form'],
-  { size, spread }: { readonly size: number; readonly spread: number },
+  shape: { readonly inputs: number; readonly outputs: number; readonly spread: number },
 ): LinearWeights {
+  const { inputs, outputs, spread } = shape
+  const size = inputs * outputs
   const scales = () => Float32Array.from({ length: size / 32 }, () => spread * (0.5 + random()))
   switch (form) {
     case 'f32':
@@ -93,6 +99,12 @@ function randomLinear(
         form,
         quants: Int8Array.from({ length: size }, () => random() * 256 - 128),
         scales: scales().map((scale) => scale / 64),
+      }
+    case 'rotated8':
+      return {
+        form,
+        quants: Int8Array.from({ length: size }, () => random() * 254 - 127),
+        scales: Float32Array.from({ length: outputs }, () => (spread * (0.5 + random())) / 64),
       }
   }
 }

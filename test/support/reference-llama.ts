@@ -116,7 +116,27 @@ function expand(weights: LinearWeights): Float64Array {
       })
     case 'q8':
       return Float64Array.from(weights.quants, (q, i) => weights.scales[Math.floor(i / 32)]! * q)
+    case 'rotated8': {
+      const inputs = weights.quants.length / weights.scales.length
+      return unrotate(
+        Float64Array.from(weights.quants, (q, i) => weights.scales[Math.floor(i / inputs)]! * q),
+        Math.min(64, inputs & -inputs),
+      )
+    }
   }
+}
+
+/** Each `size` values times a Hadamard matrix over √size, whose signs are the parities of i AND j. */
+function unrotate(values: Float64Array, size: number): Float64Array {
+  const isOdd = (bits: number): boolean => bits !== 0 && (bits & 1) === (isOdd(bits >> 1) ? 0 : 1)
+  return values.map((_, at) => {
+    const start = at - (at % size)
+    let sum = 0
+    for (let i = 0; i < size; i++) {
+      sum += values[start + i]! * (isOdd(i & (at - start)) ? -1 : 1)
+    }
+    return sum / Math.sqrt(size)
+  })
 }
 
 /** `W [out, in] · x [in]`. */

@@ -11,25 +11,31 @@ import type {
   Settlement,
   SettleResult,
 } from './account-contract.ts'
+import { AccountScopes, snapshotScopes } from './account-scopes.ts'
 import { hasScope } from './account-settings.ts'
 import type { AccountStores } from './account-stores.ts'
 import type { AccountRow, AccountTables, KeyRow } from './account-tables.ts'
-import { type Admission, decideAdmission } from './admission.ts'
-import { type BudgetChange, planAlerts } from './alert.ts'
+import { type Admission, type AdmissionScope, decideAdmission, LASTING_MS } from './admission.ts'
+import { planAlerts } from './alert.ts'
 import type { AlertTable } from './alert-table.ts'
-import { ACCOUNT_SCOPE, type BudgetWindowTable } from './budget-window-table.ts'
+import type { BudgetWindowTable } from './budget-window-table.ts'
 import { type CreditGrant, type GrantResult, isSameGrant } from './credit.ts'
 import type { CreditTable } from './credit-table.ts'
 import { recallAnswer } from './idempotency.ts'
 import type { IdempotencyTable } from './idempotency-table.ts'
 import type { KeyDetailsTable } from './key-details-table.ts'
-import { type Meter, settleMeter, snapshotLimits } from './meter.ts'
+import type { MemberTable } from './member-table.ts'
 import type { MonthTable } from './month-table.ts'
 import { priceAt } from './pricing.ts'
 import type { ReservationTable } from './reservation-table.ts'
 import { type CacheClaim, type CachedAnswer, renameAnswer } from './response-cache.ts'
 import type { ResponseCacheTable } from './response-cache-table.ts'
-import { composeEmptySettlement, priceSettlement } from './settlement.ts'
+import {
+  composeEmptySettlement,
+  countedModels,
+  namedModels,
+  priceSettlement,
+} from './settlement.ts'
 import type { TrafficRuleTable } from './traffic-rule-table.ts'
 
 /** A request that is answered from the cache. */
@@ -54,6 +60,8 @@ export class AccountBooks {
   readonly #months: MonthTable
   readonly #cache: ResponseCacheTable
   readonly #rules: TrafficRuleTable
+  readonly #members: MemberTable
+  readonly #scopes: AccountScopes
   readonly #payees: AccountBooksOptions['payees']
   /** Of the one account and its one salt. */
   #accountCommitment: Digest | null = null
@@ -69,6 +77,8 @@ export class AccountBooks {
     this.#months = options.months
     this.#cache = options.cache
     this.#rules = options.rules
+    this.#members = options.members
+    this.#scopes = new AccountScopes(options)
     this.#payees = options.payees
   }
 
@@ -77,7 +87,7 @@ export class AccountBooks {
       keyHash,
       idempotency: claim,
       priceChanges = [],
-      otherModels: _,
+      otherModels,
       cache,
       ...reserved
     } = request
@@ -88,7 +98,7 @@ export class AccountBooks {
     if (!hasScope(scopes, 'inference')) return { outcome: 'insufficient_scope' }
     const { requestId } = request
     const cached = cache === undefined ? null : this.#cache.find(cache.key, nowMs)
-    const repeated = this.#admitAgain(requestId, { key, cached, nowMs })
+    const repeated = this.#admitAgain(request, { key, cached, nowMs })
     if (repeated !== null) return repeated
     if (claim !== undefined) {
       const first = this.#idempotency.find(key.keyId, claim.key)
@@ -101,11 +111,13 @@ export class AccountBooks {
     const admission = this.#decide(key, cost, nowMs)
     if (admission.outcome !== 'admitted') return admission
     const { limits, tier } = admission
-    this.#tables.updateAccountMeter(admission.account)
-    this.#tables.updateKeyMeter(key.keyId, admission.key)
+    this.#scopes.store(admission.rations)
     const price = priceAt({ price: request.price, priceChanges }, nowMs)
     const terms = { admittedAtMs: nowMs, expiresAtMs, sweepFailureCount: 0 }
-    const reservation = { ...reserved, price, keyId: key.keyId, ...terms }
+    const memberId = this.#members.findOwner(key.keyId)
+    const counted = otherModels && { countedModels: namedModels(request) }
+    const owners = { keyId: key.keyId, ...(memberId !== null && { memberId }) }
+    const reservation = { ...reserved, ...counted, price, ...owners, ...terms }
     if (claim !== undefined) this.#idempotency.claim(key.keyId, claim, { requestId, nowMs })
     if (cache === undefined || cached === null) {
       this.#reservations.insert({ ...reservation, ...(cache && { cache }) })
@@ -121,13 +133,14 @@ export class AccountBooks {
 
   /** What a request gets whose admission was lost on its way; null for one that is new. */
   #admitAgain(
-    requestId: string,
+    request: AdmitRequest,
     { key, cached, nowMs }: { key: KeyRow; cached: CachedAnswer | null; nowMs: number },
   ): AdmitResult | null {
+    const { requestId } = request
     const open = this.#reservations.find(requestId)
     const isSettled = this.#tables.findSettledFee(requestId) !== null
     if (open === null && !isSettled) return null
-    const limits = snapshotLimits(this.requireAccount(), key, nowMs)
+    const limits = snapshotScopes(this.#scopes.list(key, namedModels(request), nowMs), nowMs)
     if (open !== null && open.keyId === key.keyId) {
       const tier = open.tier ?? this.#rules.ofKey(key.keyId).tier
       return { outcome: 'admitted', limits, tier }
@@ -138,14 +151,10 @@ export class AccountBooks {
   }
 
   #decide(key: KeyRow, request: AdmitRequest, nowMs: number): Admission {
+    const scopes = this.#scopes.list(key, namedModels(request), nowMs)
     const admission = decideAdmission(
       {
-        account: this.requireAccount(),
-        accountHeld: this.#reservations.sum(null),
-        key,
-        keyHeld: this.#reservations.sum(key.keyId),
-        accountWindows: this.#windows.list(ACCOUNT_SCOPE, nowMs),
-        keyWindows: this.#windows.list(key.keyId, nowMs),
+        scopes,
         balanceMicroUsd: this.#credits.isPrepaid() ? this.#credits.sumLeft(nowMs) : null,
         allowedModels: key.models,
         keyTier: this.#rules.ofKey(key.keyId).tier,
@@ -158,9 +167,13 @@ export class AccountBooks {
     const { spentMicroUsd, reservedMicroUsd, limitMicroUsd } = admission
     const neededMicroUsd =
       spentMicroUsd + reservedMicroUsd + request.worstCaseMicroUsd - limitMicroUsd
-    const scope = admission.scope === 'key' ? key.keyId : ACCOUNT_SCOPE
-    const resetsAtMs = this.#windows.findRollingRelief(scope, neededMicroUsd, nowMs)
-    return { ...admission, resetsAtMs }
+    const owner = scopes.find(({ scope }) => scope === admission.scope)?.owner ?? key.keyId
+    const findRelief = (microUsd: number) => this.#windows.findRollingRelief(owner, microUsd, nowMs)
+    const resetsAtMs = findRelief(neededMicroUsd)
+    const spentTooMuchMicroUsd = neededMicroUsd - reservedMicroUsd
+    if (spentTooMuchMicroUsd <= 0) return { ...admission, resetsAtMs }
+    const standsUntilMs = findRelief(spentTooMuchMicroUsd) ?? nowMs + LASTING_MS
+    return { ...admission, resetsAtMs, standsForMs: standsUntilMs - nowMs }
   }
 
   /** Moves a reservation to another backend or model, at the price in force there when it was admitted. False: there is none. */
@@ -198,10 +211,9 @@ export class AccountBooks {
     })
     const { feeMicroUsd } = record
     const settled = { feeMicroUsd, unusedTokenCount }
-    this.#tables.updateAccountMeter(settleMeter(account, settled, nowMs))
-    this.#tables.updateKeyMeter(key.keyId, settleMeter(key, settled, nowMs))
-    this.#spend({ scope: 'key', keyId: key.keyId, total: key }, feeMicroUsd, nowMs)
-    this.#spend({ scope: 'account', keyId: null, total: account }, feeMicroUsd, nowMs)
+    const scopes = this.#scopes.list(key, countedModels(reservation), nowMs)
+    this.#scopes.settle(scopes, settled, nowMs)
+    for (const scope of scopes) this.#spend(scope, feeMicroUsd, nowMs)
     const creditedMicroUsd = this.#credits.draw(feeMicroUsd, reservation.admittedAtMs)
     this.#months.add(nowMs, feeMicroUsd, creditedMicroUsd)
     this.#reservations.delete(requestId)
@@ -244,21 +256,18 @@ export class AccountBooks {
 
   /** Counts a fee in the windows of a scope, and records what its operator wants to be told. */
   #spend(
-    { scope, keyId, total }: Pick<BudgetChange, 'scope' | 'keyId'> & { readonly total: Meter },
+    { scope, owner, meter, windows }: AdmissionScope,
     feeMicroUsd: number,
     nowMs: number,
   ): void {
-    const owner = keyId ?? ACCOUNT_SCOPE
     const rule = this.#alerts.findRule()
     if (rule !== null) {
-      const { budgetMicroUsd: limitMicroUsd, spentMicroUsd } = total
-      const budgets = [
-        { window: 'total' as const, limitMicroUsd, spentMicroUsd },
-        ...this.#windows.list(owner, nowMs),
-      ]
+      const { budgetMicroUsd: limitMicroUsd, spentMicroUsd } = meter
+      const budgets = [{ window: 'total' as const, limitMicroUsd, spentMicroUsd }, ...windows]
       const changes = budgets.map((budget) => ({
         scope,
-        keyId,
+        keyId: scope === 'key' ? owner : null,
+        memberId: scope === 'member' ? owner : null,
         window: budget.window,
         limitMicroUsd: budget.limitMicroUsd,
         spentBeforeMicroUsd: budget.spentMicroUsd,

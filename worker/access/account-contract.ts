@@ -3,12 +3,13 @@ import type { Tier } from '../../protocol/backend.ts'
 import type { Address, Digest } from '../../protocol/digest.ts'
 import type { SettledMonth } from '../ledger/statement.ts'
 import type { Endpoint, UsageOutcome } from '../ledger/usage-record.ts'
-import type { AccountSettings, KeyRules, KeyScope } from './account-settings.ts'
+import type { AccountSettings, KeyRules, KeyScope, MemberSettings } from './account-settings.ts'
 import type { Budget } from './budget.ts'
 import type { BudgetWindow, WindowSpending } from './budget-window.ts'
 import type { CreditBalance } from './credit.ts'
 import type { IdempotencyClaim, KeptAnswer, Recall } from './idempotency.ts'
 import type { Price, PriceChange, Tariff } from './pricing.ts'
+import type { ModelLimit } from './rate-limits.ts'
 import type { CacheClaim } from './response-cache.ts'
 
 /**
@@ -51,7 +52,18 @@ export interface Reroute extends Tariff {
   readonly model?: string
 }
 
-/** State of the key's limits after the call, for the `x-ratelimit-*` headers. */
+/** Whose limit or budget. */
+export type LimitScope = 'key' | 'member' | 'account'
+
+/** Which limit held a request back. */
+export interface LimitName {
+  readonly scope: LimitScope
+  /** Of which model alone; null: of all together. */
+  readonly model: string | null
+  readonly limit: number
+}
+
+/** State of a request's limits after the call, for the `x-ratelimit-*` headers. */
 export interface LimitSnapshot {
   readonly requestLimit: number
   readonly requestsRemaining: number
@@ -59,6 +71,15 @@ export interface LimitSnapshot {
   readonly tokenLimit: number
   readonly tokensRemaining: number
   readonly tokenResetMs: number
+}
+
+/** How sure a refusal is. */
+interface Standing {
+  /**
+   * So long every request of the key that asks for at least as much is refused too, whatever ends
+   * meanwhile, unless the operator changes something. 0: one may be let in at any moment.
+   */
+  readonly standsForMs: number
 }
 
 export type AdmitResult =
@@ -70,32 +91,33 @@ export type AdmitResult =
   | { readonly outcome: 'insufficient_scope' }
   /** `model` is the first of the model and its adapters that the key may not use. */
   | { readonly outcome: 'model_not_allowed'; readonly model: string }
-  | {
-      readonly outcome: 'rate_limited'
-      readonly what: 'requests' | 'tokens'
-      readonly retryAfterMs: number
-      readonly limits: LimitSnapshot
-    }
+  | (LimitName &
+      Standing & {
+        readonly outcome: 'rate_limited'
+        readonly what: 'requests' | 'tokens'
+        readonly retryAfterMs: number
+        readonly limits: LimitSnapshot
+      })
   /** More urgent than the key may be, which is `keyTier`. */
   | { readonly outcome: 'tier_not_allowed'; readonly keyTier: Tier }
   /** `tier` where it is what holds the request back: a more urgent one would be let in. */
-  | { readonly outcome: 'too_many_at_once'; readonly limit: number; readonly tier?: Tier }
-  | {
+  | (LimitName & { readonly outcome: 'too_many_at_once'; readonly tier?: Tier })
+  | (Standing & {
       readonly outcome: 'over_budget'
-      readonly scope: 'key' | 'account'
+      readonly scope: LimitScope
       readonly window: 'total' | BudgetWindow
       /** When it has room again, as far as that is known; null: waiting does not help. */
       readonly resetsAtMs: number | null
       readonly limitMicroUsd: number
       readonly spentMicroUsd: number
       readonly reservedMicroUsd: number
-    }
+    })
   /** The account pays in advance, and what is left of its credits does not cover the request. */
-  | {
+  | (Standing & {
       readonly outcome: 'over_balance'
       readonly balanceMicroUsd: number
       readonly reservedMicroUsd: number
-    }
+    })
 
 /** What the owner of a reservation knows at the end of its request. The object prices it. */
 export interface Settlement {
@@ -133,6 +155,8 @@ export type CreateKeyResult =
       readonly start: string
     }
   | { readonly outcome: 'unknown_account' }
+  /** There is none of this id, or it was removed. */
+  | { readonly outcome: 'unknown_member' }
 
 export type RotateKeyResult =
   | {
@@ -145,9 +169,29 @@ export type RotateKeyResult =
   /** There is none of this id, or it was revoked. */
   | { readonly outcome: 'unknown_key' }
 
+/** A limit of one model and what is left of it. Null: none. */
+export interface ModelLimitState extends ModelLimit {
+  readonly requestsRemaining: number | null
+  readonly tokensRemaining: number | null
+}
+
+/** A member as its account sees it. */
+export interface MemberSummary {
+  readonly memberId: string
+  readonly createdAtMs: number
+  /** Null: it is one. */
+  readonly removedAtMs: number | null
+  readonly settings: MemberSettings
+  readonly budget: Budget
+  readonly windows: readonly WindowSpending[]
+  readonly modelLimits: readonly ModelLimitState[]
+}
+
 /** A key as its account sees it. */
 export interface KeySummary extends KeyRules {
   readonly keyId: string
+  /** Null: it is the account's own. */
+  readonly memberId: string | null
   readonly name: string
   /** The first characters of the key, to recognise it by. */
   readonly start: string
@@ -162,6 +206,7 @@ export interface KeySummary extends KeyRules {
   readonly lastUsedAtMs: number | null
   readonly budget: Budget
   readonly windows: readonly WindowSpending[]
+  readonly modelLimits: readonly ModelLimitState[]
 }
 
 /** What a caller may know of the key it holds; also how calls that cost nothing are authenticated. */
@@ -170,9 +215,12 @@ export type DescribeKeyResult =
       readonly outcome: 'key'
       readonly accountId: string
       readonly key: KeySummary
+      /** Whose key it is; null: the account's own. */
+      readonly member: MemberSummary | null
       readonly limits: LimitSnapshot
       readonly accountBudget: Budget
       readonly accountWindows: readonly WindowSpending[]
+      readonly accountModelLimits: readonly ModelLimitState[]
       readonly credit: CreditBalance
     }
   /** Unknown, revoked or expired. */
@@ -198,6 +246,7 @@ export interface AccountDescription {
   readonly settings: AccountSettings
   readonly budget: Budget
   readonly windows: readonly WindowSpending[]
+  readonly modelLimits: readonly ModelLimitState[]
   readonly credit: CreditBalance
   readonly openReservationCount: number
   /** Records that D1 has not confirmed yet. */

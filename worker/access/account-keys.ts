@@ -1,6 +1,6 @@
 import type { AccountBooks } from './account-books.ts'
 import type { KeySettings } from './account-settings.ts'
-import type { AccountStores } from './account-stores.ts'
+import { type AccountStores, setModelLimits } from './account-stores.ts'
 import type { KeyRow } from './account-tables.ts'
 import { changeKey, type KeyChanges } from './change-key.ts'
 import { createMeter } from './meter.ts'
@@ -21,19 +21,35 @@ export class AccountKeys {
     this.#books = books
   }
 
+  /** False when it is to be of a member that is none (any more). */
   insert(
     keyId: string,
     secret: StoredSecret,
     { settings, nowMs }: { readonly settings: KeySettings; readonly nowMs: number },
-  ): void {
+  ): boolean {
+    const { memberId } = settings
+    if (memberId !== null && this.#stores.members.find(memberId)?.removedAtMs !== null) return false
     const { tables, keyDetails, windows, rules } = this.#stores
-    const { name, expiresAtMs, models, scopes, windowBudgets, tier, ...limits } = settings
+    const {
+      name,
+      expiresAtMs,
+      models,
+      scopes,
+      windowBudgets,
+      modelLimits,
+      memberId: _,
+      tier,
+      ...limits
+    } = settings
     const row = { keyId, ...secret, name, createdAtMs: nowMs, expiresAtMs, models }
     tables.insertKey({ ...row, revokedAtMs: null, ...createMeter(limits, nowMs) })
     keyDetails.insert(keyId, scopes)
     rules.setForKey(keyId, { tier })
     windows.replace(keyId, windowBudgets, nowMs)
+    setModelLimits(this.#stores, keyId, { modelLimits, nowMs })
+    if (memberId !== null) this.#stores.members.insertKey(keyId, memberId)
     this.#mirror(keyId)
+    return true
   }
 
   /** The secret it had holds for as long as `previousValidUntilMs`. False when it cannot be rotated. */
@@ -80,7 +96,8 @@ export class AccountKeys {
     if (key === null) throw new Error(`There is no key ${keyId}.`)
     const { accountId } = this.#books.requireAccount()
     const { name, start, createdAtMs, revokedAtMs } = key
-    const mirror = { id: keyId, accountId, name, start, createdAtMs, revokedAtMs }
+    const memberId = this.#stores.members.findOwner(keyId)
+    const mirror = { id: keyId, accountId, memberId, name, start, createdAtMs, revokedAtMs }
     this.#stores.tables.appendOutbox({ kind: 'key', key: mirror })
   }
 }

@@ -1,6 +1,6 @@
 import { DurableObject } from 'cloudflare:workers'
 import { type Config, parseConfig, type StorageBindings } from '../env.ts'
-import { createApiKeyId, createSalt } from '../ids.ts'
+import { createApiKeyId, createMemberId, createSalt } from '../ids.ts'
 import type { SettledMonth } from '../ledger/statement.ts'
 import { AccountAlarm } from './account-alarm.ts'
 import { AccountBooks } from './account-books.ts'
@@ -12,6 +12,7 @@ import type {
   CreateKeyResult,
   DescribeKeyResult,
   KeySummary,
+  MemberSummary,
   MonthReading,
   Reroute,
   RotateKeyResult,
@@ -19,8 +20,20 @@ import type {
   SettleResult,
 } from './account-contract.ts'
 import { AccountKeys } from './account-keys.ts'
-import type { AccountLimits, AccountSettings, KeySettings } from './account-settings.ts'
-import { type AccountStores, createStores, forgetStores, openStores } from './account-stores.ts'
+import { AccountMembers } from './account-members.ts'
+import type {
+  AccountLimits,
+  AccountSettings,
+  KeySettings,
+  MemberSettings,
+} from './account-settings.ts'
+import {
+  type AccountStores,
+  createStores,
+  forgetStores,
+  openStores,
+  setModelLimits,
+} from './account-stores.ts'
 import type { AccountRow } from './account-tables.ts'
 import type { StoredAlert } from './alert.ts'
 import { createApiKey } from './api-key.ts'
@@ -28,7 +41,13 @@ import { ACCOUNT_SCOPE } from './budget-window-table.ts'
 import type { KeyChanges } from './change-key.ts'
 import { CommitGroup } from './commit-group.ts'
 import type { Credit, CreditGrant, GrantResult } from './credit.ts'
-import { describeAccount, describeCredit, summariseKey } from './describe-account.ts'
+import {
+  describeAccount,
+  describeCredit,
+  describeModelLimits,
+  summariseKey,
+  summariseMember,
+} from './describe-account.ts'
 import { budgetOf, changeLimits, createMeter, snapshotLimits } from './meter.ts'
 
 const LISTED_ALERT_COUNT = 100
@@ -43,6 +62,7 @@ export class AccountObject extends DurableObject<StorageBindings> {
   readonly #stores: AccountStores
   readonly #books: AccountBooks
   readonly #keys: AccountKeys
+  readonly #members: AccountMembers
   readonly #alarm: AccountAlarm
   readonly #chores: AccountChores
   readonly #commits: CommitGroup
@@ -52,6 +72,7 @@ export class AccountObject extends DurableObject<StorageBindings> {
     this.#stores = openStores(ctx.storage.sql)
     this.#books = new AccountBooks({ ...this.#stores, payees: () => this.#config.PAYEES })
     this.#keys = new AccountKeys(this.#stores, this.#books)
+    this.#members = new AccountMembers(this.#stores, this.#keys)
     this.#alarm = new AccountAlarm(ctx.storage)
     this.#chores = new AccountChores({
       stores: this.#stores,
@@ -63,7 +84,7 @@ export class AccountObject extends DurableObject<StorageBindings> {
     })
     this.#commits = new CommitGroup({
       transact: (closure) => this.#transact(closure),
-      isBusy: () => this.#stores.reservations.sum(null).openCount > 1,
+      isBusy: () => this.#stores.reservations.sum(ACCOUNT_SCOPE).openCount > 1,
     })
     void ctx.blockConcurrencyWhile(async () => {
       createStores(this.#stores)
@@ -111,9 +132,14 @@ export class AccountObject extends DurableObject<StorageBindings> {
     const nowMs = Date.now()
     return this.#transact(() => {
       const account = this.#stores.tables.findAccount()
-      const { windowBudgets, alerts, prepaid, tierPercents, ...limits } = settings
+      const { windowBudgets, modelLimits, alerts, prepaid, tierPercents, ...limits } = settings
       if (account === null) this.#insertAccount(limits, nowMs)
-      else this.#stores.tables.updateAccountMeter(changeLimits(account, limits, nowMs))
+      else {
+        const heldTokenCount = this.#stores.reservations.sum(ACCOUNT_SCOPE).reservedTokenCount
+        const now = { nowMs, heldTokenCount }
+        this.#stores.tables.updateAccountMeter(changeLimits(account, limits, now))
+      }
+      setModelLimits(this.#stores, ACCOUNT_SCOPE, { modelLimits, nowMs })
       this.#stores.windows.replace(ACCOUNT_SCOPE, windowBudgets, nowMs)
       this.#stores.alerts.setRule(alerts)
       this.#stores.credits.setPrepaid(prepaid)
@@ -138,7 +164,8 @@ export class AccountObject extends DurableObject<StorageBindings> {
     )
     const nowMs = Date.now()
     const keyId = createApiKeyId()
-    this.#transact(() => this.#keys.insert(keyId, secret, { settings, nowMs }))
+    const isCreated = this.#transact(() => this.#keys.insert(keyId, secret, { settings, nowMs }))
+    if (!isCreated) return { outcome: 'unknown_member' }
     this.#chores.armFlush(nowMs)
     return { outcome: 'created', keyId, key, start: secret.start }
   }
@@ -175,6 +202,29 @@ export class AccountObject extends DurableObject<StorageBindings> {
     return isKnown
   }
 
+  createMember(settings: MemberSettings): MemberSummary {
+    return this.#transact(() => this.#members.insert(createMemberId(), settings, Date.now()))
+  }
+
+  /** Null when there is no such member (any more). */
+  updateMember(memberId: string, changes: Partial<MemberSettings>): MemberSummary | null {
+    return this.#transact(() => this.#members.update(memberId, changes, Date.now()))
+  }
+
+  /** Refuses the member's keys from the next call on. False when there is no such member. */
+  removeMember(memberId: string): boolean {
+    const nowMs = Date.now()
+    const isKnown = this.#transact(() => this.#members.remove(memberId, nowMs))
+    this.#chores.armFlush(nowMs)
+    return isKnown
+  }
+
+  /** All members, removed ones too, the oldest first. */
+  listMembers(): readonly MemberSummary[] {
+    const nowMs = Date.now()
+    return this.#stores.members.list().map((row) => summariseMember(this.#stores, row, nowMs))
+  }
+
   /** All keys, revoked ones too, the oldest first. */
   listKeys(): readonly KeySummary[] {
     const nowMs = Date.now()
@@ -187,13 +237,17 @@ export class AccountObject extends DurableObject<StorageBindings> {
     const key = this.#books.findValidKey(keyHash, nowMs)
     if (account === null || key === null) return { outcome: 'unknown_key' }
     this.#stores.keyDetails.noteUse(key.keyId, nowMs)
+    const memberId = this.#stores.members.findOwner(key.keyId)
+    const member = memberId === null ? null : this.#stores.members.find(memberId)
     return {
       outcome: 'key',
       accountId: account.accountId,
       key: summariseKey(this.#stores, key, nowMs),
-      limits: snapshotLimits(account, key, nowMs),
-      accountBudget: budgetOf(account, this.#stores.reservations.sum(null)),
+      member: member && summariseMember(this.#stores, member, nowMs),
+      limits: snapshotLimits([key, ...(member === null ? [] : [member]), account], nowMs),
+      accountBudget: budgetOf(account, this.#stores.reservations.sum(ACCOUNT_SCOPE)),
       accountWindows: this.#stores.windows.list(ACCOUNT_SCOPE, nowMs),
+      accountModelLimits: describeModelLimits(this.#stores, ACCOUNT_SCOPE, nowMs),
       credit: describeCredit(this.#stores, nowMs),
     }
   }

@@ -1,11 +1,15 @@
 import { z } from 'zod'
 import { alertRuleSchema } from './alert.ts'
 import { windowBudgetsSchema } from './budget-window.ts'
+import {
+  concurrencySchema,
+  modelLimitsSchema,
+  modelNameSchema,
+  rateLimitsShape,
+  rateSchema,
+} from './rate-limits.ts'
 import { tierPercentsSchema, tierSchema } from './tier.ts'
-import { MAX_LIMIT_PER_MINUTE } from './token-bucket.ts'
 
-const rateSchema = z.int().min(1).max(MAX_LIMIT_PER_MINUTE)
-const concurrencySchema = z.int().min(1).max(10_000)
 const budgetSchema = z.int().min(0).nullable()
 
 /** How an account rations what its meter lets through. */
@@ -29,6 +33,7 @@ export const accountSettingsSchema = z.strictObject({
   /** Counts the worst case at admission; what was not used is put back at settlement. */
   tokensPerMinute: rateSchema.default(20_000_000),
   maxConcurrentRequests: concurrencySchema.default(256),
+  modelLimits: modelLimitsSchema.default([]),
   /** What may ever be spent. Null: no limit. Lowering it below what is spent admits nothing more. */
   budgetMicroUsd: budgetSchema.default(null),
   /** Beside `budgetMicroUsd`; a new window begins at zero. */
@@ -45,7 +50,7 @@ export type AccountSettings = z.infer<typeof accountSettingsSchema>
 /** What the account's meter is made from. */
 export type AccountLimits = Omit<
   AccountSettings,
-  'windowBudgets' | 'alerts' | 'prepaid' | keyof AccountRules
+  'modelLimits' | 'windowBudgets' | 'alerts' | 'prepaid' | keyof AccountRules
 >
 
 /** What a key may be used for: to have text made, to read records, to read receipts, … */
@@ -62,7 +67,18 @@ export function hasScope(scopes: readonly KeyScope[] | null, needed: KeyScope): 
   return (scopes ?? COMMON_SCOPES).some((scope) => scope === needed)
 }
 
-/** What holds for one key, beside the account's limits. Null: only the account's. */
+/** What holds for all keys of one member, beside the account's limits. Null: only the account's. */
+export const memberSettingsSchema = z.strictObject({
+  name: z.string().min(1).max(100),
+  ...rateLimitsShape,
+  modelLimits: modelLimitsSchema.default([]),
+  budgetMicroUsd: budgetSchema.default(null),
+  windowBudgets: windowBudgetsSchema.default([]),
+})
+
+export type MemberSettings = z.infer<typeof memberSettingsSchema>
+
+/** What holds for one key, beside the limits of its member and account. Null: only those. */
 export const keySettingsSchema = z.strictObject({
   name: z.string().min(1).max(100),
   /** Null: the key does not expire. */
@@ -70,12 +86,13 @@ export const keySettingsSchema = z.strictObject({
   /** Null: all but those that have to be named. */
   scopes: z.array(keyScopeSchema).max(keyScopeSchema.options.length).nullable().default(null),
   /** The models it may use, as callers name them. Null: all. */
-  models: z.array(z.string().min(1).max(200)).max(1_000).nullable().default(null),
-  requestsPerMinute: rateSchema.nullable().default(null),
-  tokensPerMinute: rateSchema.nullable().default(null),
-  maxConcurrentRequests: concurrencySchema.nullable().default(null),
+  models: z.array(modelNameSchema).max(1_000).nullable().default(null),
+  ...rateLimitsShape,
+  modelLimits: modelLimitsSchema.default([]),
   budgetMicroUsd: budgetSchema.default(null),
   windowBudgets: windowBudgetsSchema.default([]),
+  /** The member whose key it is, for ever. Null: it is the account's own. */
+  memberId: z.string().max(100).nullable().default(null),
   ...keyRulesSchema.shape,
 })
 

@@ -4,7 +4,10 @@ import { BudgetWindowTable } from './budget-window-table.ts'
 import { CreditTable } from './credit-table.ts'
 import { IdempotencyTable } from './idempotency-table.ts'
 import { KeyDetailsTable } from './key-details-table.ts'
+import { MemberTable } from './member-table.ts'
+import { ModelMeterTable } from './model-meter-table.ts'
 import { MonthTable } from './month-table.ts'
+import type { ModelLimit } from './rate-limits.ts'
 import { ReservationTable } from './reservation-table.ts'
 import { ResponseCacheTable } from './response-cache-table.ts'
 import { TrafficRuleTable } from './traffic-rule-table.ts'
@@ -21,6 +24,8 @@ export interface AccountStores {
   readonly reservations: ReservationTable
   readonly idempotency: IdempotencyTable
   readonly windows: BudgetWindowTable
+  readonly modelMeters: ModelMeterTable
+  readonly members: MemberTable
   readonly alerts: AlertTable
   readonly keyDetails: KeyDetailsTable
   readonly credits: CreditTable
@@ -36,6 +41,8 @@ export function openStores(sql: SqlStorage): AccountStores {
     reservations: new ReservationTable(sql),
     idempotency: new IdempotencyTable(sql),
     windows: new BudgetWindowTable(sql),
+    modelMeters: new ModelMeterTable(sql),
+    members: new MemberTable(sql),
     alerts: new AlertTable(sql),
     keyDetails: new KeyDetailsTable(sql),
     credits: new CreditTable(sql),
@@ -54,4 +61,14 @@ export function createStores(stores: AccountStores): void {
 export function forgetStores(stores: AccountStores): void {
   const all: readonly Store[] = Object.values(stores)
   for (const store of all) store.forget?.()
+}
+
+/** Sets the limits of single models in a scope; what runs already counts. */
+export function setModelLimits(
+  { modelMeters, reservations }: AccountStores,
+  scope: string,
+  { modelLimits, nowMs }: { readonly modelLimits: readonly ModelLimit[]; readonly nowMs: number },
+): void {
+  const heldTokenCount = (model: string) => reservations.sumModel(scope, model).reservedTokenCount
+  modelMeters.replace(scope, modelLimits, { nowMs, heldTokenCount })
 }

@@ -2,7 +2,14 @@ import type { Digest } from '../../protocol/digest.ts'
 import type { LedgerEntry } from '../ledger/usage-store.ts'
 import type { AccountCounter } from './account-contract.ts'
 import type { AccountLimits } from './account-settings.ts'
-import type { Meter } from './meter.ts'
+import type { Meter, RateMeter } from './meter.ts'
+import {
+  METER_ASSIGNMENTS,
+  METER_COLUMNS,
+  METER_FIELDS,
+  meterValues,
+  placeholders,
+} from './meter-columns.ts'
 
 /** The account as it is stored; one row. */
 export type AccountRow = Meter &
@@ -24,36 +31,6 @@ export type KeyRow = Meter & {
   readonly revokedAtMs: number | null
   /** Null: the key may use all. */
   readonly models: readonly string[] | null
-}
-
-const METER_COLUMNS = `
-  requests_per_minute INTEGER, tokens_per_minute INTEGER, max_concurrent_requests INTEGER,
-  budget_micro_usd INTEGER, spent_micro_usd INTEGER NOT NULL,
-  request_level INTEGER NOT NULL, token_level INTEGER NOT NULL,
-  buckets_updated_at_ms INTEGER NOT NULL`
-
-const METER_FIELDS = `
-  requests_per_minute AS requestsPerMinute, tokens_per_minute AS tokensPerMinute,
-  max_concurrent_requests AS maxConcurrentRequests, budget_micro_usd AS budgetMicroUsd,
-  spent_micro_usd AS spentMicroUsd, request_level AS requestLevel, token_level AS tokenLevel,
-  buckets_updated_at_ms AS bucketsUpdatedAtMs`
-
-const METER_ASSIGNMENTS = `
-  requests_per_minute = ?, tokens_per_minute = ?, max_concurrent_requests = ?,
-  budget_micro_usd = ?, spent_micro_usd = ?, request_level = ?, token_level = ?,
-  buckets_updated_at_ms = ?`
-
-function meterValues(meter: Meter) {
-  return [
-    meter.requestsPerMinute,
-    meter.tokensPerMinute,
-    meter.maxConcurrentRequests,
-    meter.budgetMicroUsd,
-    meter.spentMicroUsd,
-    meter.requestLevel,
-    meter.tokenLevel,
-    meter.bucketsUpdatedAtMs,
-  ]
 }
 
 const KEY_FIELDS = `
@@ -152,7 +129,7 @@ export class AccountTables {
     )
   }
 
-  updateAccountMeter(meter: Meter): void {
+  updateAccountMeter(meter: RateMeter): void {
     const account = this.findAccount()
     // An account's meter has every limit that an account has.
     this.#account = account && ({ ...account, ...meter } as AccountRow)
@@ -229,7 +206,7 @@ export class AccountTables {
     this.#forgetKeys()
   }
 
-  updateKeyMeter(keyId: string, meter: Meter): void {
+  updateKeyMeter(keyId: string, meter: RateMeter): void {
     const key = this.findKeyById(keyId)
     if (key === null) throw new Error(`There is no key ${keyId}.`)
     this.#keys.set(keyId, { ...key, ...meter })
@@ -333,8 +310,4 @@ type StoredKeyRow = Omit<KeyRow, 'models'> & { readonly models: string | null }
 function readKeyRow(row: StoredKeyRow): KeyRow {
   const models = row.models === null ? null : (JSON.parse(row.models) as string[]) // by insertKey
   return { ...row, models }
-}
-
-function placeholders(count: number): string {
-  return Array(count).fill('?').join(', ')
 }

@@ -1,40 +1,65 @@
 import type { Tier } from '../../protocol/backend.ts'
 import { usageLeafSchema } from '../../protocol/usage-leaf.ts'
-import type { AdmitRequest, AdmitResult } from './account-contract.ts'
+import type { AdmitRequest, AdmitResult, LimitScope } from './account-contract.ts'
 import { fitsBudget } from './budget.ts'
 import type { WindowSpending } from './budget-window.ts'
 import {
   budgetOf,
+  findStandingMs,
   type Held,
   type Meter,
   type MeterTake,
+  type RateMeter,
   snapshotLimits,
   takeFromMeter,
 } from './meter.ts'
+import type { ModelMeter } from './model-meter-table.ts'
+import { namedModels } from './settlement.ts'
 import { isMoreUrgent, shareForTier, type TierPercents } from './tier.ts'
+
+/** What holds for a request by its key, its member or its account. */
+export interface AdmissionScope {
+  readonly scope: LimitScope
+  /** Where its windows and the limits of its models are kept. */
+  readonly owner: string
+  readonly meter: Meter
+  readonly held: Held
+  /** Budgets that come back. */
+  readonly windows: readonly WindowSpending[]
+  /** Limits of models that the request names. */
+  readonly models: readonly { readonly meter: ModelMeter; readonly held: Held }[]
+}
 
 /** The stored state that an admission depends on. */
 export interface AdmissionState {
-  readonly account: Meter
-  readonly accountHeld: Held
-  readonly key: Meter
-  readonly keyHeld: Held
-  /** Budgets that come back; absent: none. */
-  readonly accountWindows?: readonly WindowSpending[]
-  readonly keyWindows?: readonly WindowSpending[]
-  /** What is left of the credits of an account that pays in advance; absent or null: it does not. */
-  readonly balanceMicroUsd?: number | null
+  /** The narrowest first, the account's last. */
+  readonly scopes: readonly AdmissionScope[]
+  /** What is left of the credits of an account that pays in advance; null: it does not. */
+  readonly balanceMicroUsd: number | null
   /** Null: the key may use all. */
   readonly allowedModels: readonly string[] | null
   readonly keyTier: Tier
   readonly tierPercents: TierPercents
 }
 
+/** A meter that a request is counted by. */
+export interface Ration {
+  readonly scope: LimitScope
+  readonly owner: string
+  /** Null: of all models together. */
+  readonly model: string | null
+  readonly meter: RateMeter
+  readonly held: Held
+}
+
+/** A refusal that only the operator ends stands for so long, at the least. */
+export const LASTING_MS = 60_000
+
 type Admitted = Extract<AdmitResult, { outcome: 'admitted' }>
 
 export type Admission =
-  /** Both meters as they are after it; to be stored with the reservation in one transaction. */
-  | (Admitted & { readonly account: Meter; readonly key: Meter })
+  /** What it counts by, as that is after it; to be stored with the reservation in one transaction. */
+  | (Admitted & { readonly rations: readonly Ration[] })
   /** Nothing changes. */
   | Exclude<AdmitResult, Admitted>
 
@@ -48,63 +73,105 @@ export function decideAdmission(
   nowMs: number,
 ): Admission {
   requireRecordable(request)
-  const { model, adapters = [], otherModels = [] } = request
-  const named = [model, ...adapters, ...otherModels]
-  const forbidden = named.find((name) => state.allowedModels?.includes(name) === false)
+  const forbidden = namedModels(request).find(
+    (name) => state.allowedModels?.includes(name) === false,
+  )
   if (forbidden !== undefined) return { outcome: 'model_not_allowed', model: forbidden }
   const { keyTier } = state
   const tier = request.tier ?? keyTier
   if (isMoreUrgent(tier, keyTier)) return { outcome: 'tier_not_allowed', keyTier }
 
-  const scopes = [
-    { scope: 'key', meter: state.key, held: state.keyHeld, windows: state.keyWindows ?? [] },
-    {
-      scope: 'account',
-      meter: state.account,
-      held: state.accountHeld,
-      windows: state.accountWindows ?? [],
-    },
-  ] as const
+  const overspent = findOverspent(state, request, nowMs)
+  if (overspent !== null) return overspent
+  const rations = state.scopes.flatMap(({ scope, owner, meter, held, models }): Ration[] => [
+    { scope, owner, model: null, meter, held },
+    ...models.map((each) => ({ scope, owner, model: each.meter.model, ...each })),
+  ])
+  return findCrowded(state, rations, tier) ?? takeRations(rations, { request, tier, nowMs })
+}
+
+/** The refusal by the first budget, or the balance, that the worst case does not fit. */
+function findOverspent(
+  { scopes, balanceMicroUsd }: AdmissionState,
+  { worstCaseMicroUsd }: AdmitRequest,
+  nowMs: number,
+): Admission | null {
   for (const { scope, meter, held, windows } of scopes) {
     const total = { window: 'total' as const, resetsAtMs: null, ...budgetOf(meter, held) }
     const { reservedMicroUsd } = held
     for (const budget of [total, ...windows.map((each) => ({ ...each, reservedMicroUsd }))]) {
       const { window, resetsAtMs, limitMicroUsd, spentMicroUsd } = budget
-      if (limitMicroUsd === null || fitsBudget(budget, request.worstCaseMicroUsd)) continue
+      if (limitMicroUsd === null || fitsBudget(budget, worstCaseMicroUsd)) continue
       const used = { limitMicroUsd, spentMicroUsd, reservedMicroUsd }
-      return { outcome: 'over_budget', scope, window, resetsAtMs, ...used }
+      // What is reserved may be given back; what is spent may not.
+      const isSpent = spentMicroUsd + worstCaseMicroUsd > limitMicroUsd
+      const lastsMs = window === 'total' ? LASTING_MS : (resetsAtMs ?? nowMs) - nowMs
+      const standsForMs = isSpent ? lastsMs : 0
+      return { outcome: 'over_budget', scope, window, resetsAtMs, ...used, standsForMs }
     }
   }
-  const { reservedMicroUsd } = state.accountHeld
-  const balanceMicroUsd = state.balanceMicroUsd ?? null
-  if (balanceMicroUsd !== null && reservedMicroUsd + request.worstCaseMicroUsd > balanceMicroUsd)
-    return { outcome: 'over_balance', balanceMicroUsd, reservedMicroUsd }
-  for (const { meter, held } of scopes) {
+  const reservedMicroUsd = scopes.at(-1)?.held.reservedMicroUsd ?? 0
+  if (balanceMicroUsd === null || reservedMicroUsd + worstCaseMicroUsd <= balanceMicroUsd)
+    return null
+  const standsForMs = worstCaseMicroUsd > balanceMicroUsd ? LASTING_MS : 0
+  return { outcome: 'over_balance', balanceMicroUsd, reservedMicroUsd, standsForMs }
+}
+
+/** The refusal by the first limit of parallel requests that is reached. */
+function findCrowded(
+  { scopes, tierPercents }: AdmissionState,
+  rations: readonly Ration[],
+  tier: Tier,
+): Admission | null {
+  for (const { scope, model, meter, held } of rations) {
     const limit = meter.maxConcurrentRequests
-    if (limit !== null && held.openCount >= limit) return { outcome: 'too_many_at_once', limit }
+    if (limit !== null && held.openCount >= limit)
+      return { outcome: 'too_many_at_once', scope, model, limit }
   }
-  const { maxConcurrentRequests } = state.account
-  if (maxConcurrentRequests !== null) {
-    const limit = shareForTier(maxConcurrentRequests, tier, state.tierPercents)
-    if (state.accountHeld.openCount >= limit) return { outcome: 'too_many_at_once', limit, tier }
-  }
-
-  const key = takeFromMeter(state.key, request.worstCaseTokenCount, nowMs)
-  if (key.outcome === 'refused') return rateLimited(state, key, nowMs)
-  const account = takeFromMeter(state.account, request.worstCaseTokenCount, nowMs)
-  if (account.outcome === 'refused') return rateLimited(state, account, nowMs)
-  const limits = snapshotLimits(account.meter, key.meter, nowMs)
-  return { outcome: 'admitted', limits, tier, account: account.meter, key: key.meter }
+  const account = scopes.at(-1)
+  const maxConcurrentRequests = account?.meter.maxConcurrentRequests ?? null
+  if (account === undefined || maxConcurrentRequests === null) return null
+  const limit = shareForTier(maxConcurrentRequests, tier, tierPercents)
+  if (account.held.openCount < limit) return null
+  return { outcome: 'too_many_at_once', scope: 'account', model: null, limit, tier }
 }
 
-function rateLimited(
-  { account, key }: AdmissionState,
-  { what, retryAfterMs }: Extract<MeterTake, { outcome: 'refused' }>,
-  nowMs: number,
+/** Takes the request and its tokens from every meter; or from none, and names the one that is the longest in the way. */
+function takeRations(
+  rations: readonly Ration[],
+  {
+    request,
+    tier,
+    nowMs,
+  }: { readonly request: AdmitRequest; readonly tier: Tier; readonly nowMs: number },
 ): Admission {
-  const limits = snapshotLimits(account, key, nowMs)
-  return { outcome: 'rate_limited', what, retryAfterMs, limits }
+  const taken: Ration[] = []
+  let worst: { readonly by: Ration; readonly take: Refused } | null = null
+  for (const ration of rations) {
+    const take = takeFromMeter(ration.meter, request.worstCaseTokenCount, nowMs)
+    if (take.outcome === 'taken') taken.push({ ...ration, meter: take.meter })
+    else if (worst === null || take.retryAfterMs > worst.take.retryAfterMs)
+      worst = { by: ration, take }
+  }
+  const snapshot = (after: readonly Ration[]) =>
+    snapshotLimits(
+      after.map(({ meter }) => meter),
+      nowMs,
+    )
+  if (worst === null) return { outcome: 'admitted', limits: snapshot(taken), tier, rations: taken }
+  const { by, take } = worst
+  const { what, retryAfterMs, limit } = take
+  const { scope, model, meter, held } = by
+  const heldTokenCount = held.reservedTokenCount
+  const asked = { tokenCount: request.worstCaseTokenCount, heldTokenCount, nowMs }
+  return {
+    ...{ outcome: 'rate_limited', what, scope, model, limit, retryAfterMs },
+    standsForMs: findStandingMs(meter, take, asked),
+    limits: snapshot(rations),
+  }
 }
+
+type Refused = Extract<MeterTake<RateMeter>, { outcome: 'refused' }>
 
 function requireRecordable({ requestId, worstCaseMicroUsd, worstCaseTokenCount }: AdmitRequest) {
   if (!usageLeafSchema.shape.requestId.safeParse(requestId).success)

@@ -22,6 +22,7 @@ export async function deliverAlert(alert: Alert, delivery: AlertDelivery): Promi
     account_id: delivery.accountId,
     scope: alert.scope,
     key_id: alert.keyId,
+    member_id: alert.memberId,
     window: alert.window,
     percent: alert.percent,
     limit_micro_usd: alert.limitMicroUsd,

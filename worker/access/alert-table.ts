@@ -97,6 +97,9 @@ export class AlertTable {
          delivered_at_ms AS deliveredAtMs FROM alerts ${clause}`,
       ...bindings,
     )
-    return rows.toArray().map(({ body, ...state }) => ({ ...JSON.parse(body), ...state })) // by insert
+    const before = { memberId: null } // of what was stored before there were members
+    return rows
+      .toArray()
+      .map(({ body, ...state }) => ({ ...before, ...JSON.parse(body), ...state })) // by insert
   }
 }

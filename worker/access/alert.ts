@@ -1,4 +1,5 @@
 import { z } from 'zod'
+import type { LimitScope } from './account-contract.ts'
 import type { BudgetWindow } from './budget-window.ts'
 
 /** When and whom to tell that a budget is being used up. Whether the URL may be called is checked apart. */
@@ -14,9 +15,11 @@ export type AlertRule = z.infer<typeof alertRuleSchema>
 export interface Alert {
   readonly alertId: string
   readonly createdAtMs: number
-  readonly scope: 'key' | 'account'
-  /** Null for the account's budgets. */
+  readonly scope: LimitScope
+  /** Null but for a key's budgets. */
   readonly keyId: string | null
+  /** Null but for a member's budgets. */
+  readonly memberId: string | null
   readonly window: 'total' | BudgetWindow
   readonly percent: number
   readonly limitMicroUsd: number
@@ -32,7 +35,7 @@ export interface StoredAlert extends Alert {
 }
 
 /** A budget before and after a fee. */
-export interface BudgetChange extends Pick<Alert, 'scope' | 'keyId' | 'window'> {
+export interface BudgetChange extends Pick<Alert, 'scope' | 'keyId' | 'memberId' | 'window'> {
   readonly limitMicroUsd: number | null
   readonly spentBeforeMicroUsd: number
   readonly spentMicroUsd: number
@@ -45,9 +48,9 @@ export function planAlerts(
   { nowMs, createId }: { readonly nowMs: number; readonly createId: () => string },
 ): Alert[] {
   return changes.flatMap((change) => {
-    const { scope, keyId, window, limitMicroUsd, spentMicroUsd } = change
+    const { scope, keyId, memberId, window, limitMicroUsd, spentMicroUsd } = change
     if (limitMicroUsd === null) return []
-    const told = { scope, keyId, window, limitMicroUsd, spentMicroUsd }
+    const told = { scope, keyId, memberId, window, limitMicroUsd, spentMicroUsd }
     return findReachedPercents(rule.percents, change).map((percent) => ({
       alertId: createId(),
       createdAtMs: nowMs,

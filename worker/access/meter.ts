@@ -6,49 +6,82 @@ import {
   refillBucket,
   remainingInBucket,
   returnToBucket,
+  spendFromBucket,
   type TokenBucket,
   takeFromBucket,
 } from './token-bucket.ts'
 
-/** The limits and levels of one scope: of an account, or of one of its keys. Null: no limit here. */
-export interface Meter {
+/** How fast one scope may go, or one model in it, and how far it has gone. Null: no limit here. */
+export interface RateMeter {
   readonly requestsPerMinute: number | null
   readonly tokensPerMinute: number | null
   readonly maxConcurrentRequests: number | null
-  readonly budgetMicroUsd: number | null
-  readonly spentMicroUsd: number
   /** Levels of the two buckets (token-bucket.ts); they mean nothing where there is no limit. */
   readonly requestLevel: number
   readonly tokenLevel: number
   readonly bucketsUpdatedAtMs: number
 }
 
-type Limits = Pick<
-  Meter,
-  'requestsPerMinute' | 'tokensPerMinute' | 'maxConcurrentRequests' | 'budgetMicroUsd'
->
+/** The limits and levels of one scope: of an account, or of one of its keys. Null: no limit here. */
+export interface Meter extends RateMeter {
+  readonly budgetMicroUsd: number | null
+  readonly spentMicroUsd: number
+}
+
+type RateLimits = Pick<RateMeter, 'requestsPerMinute' | 'tokensPerMinute' | 'maxConcurrentRequests'>
 
 /** A meter that has spent nothing, its buckets full. */
-export function createMeter<T extends Limits>(limits: T, nowMs: number): Meter & T {
+export function createMeter<T extends RateLimits & Pick<Meter, 'budgetMicroUsd'>>(
+  limits: T,
+  nowMs: number,
+): Meter & T {
+  return { ...createRateMeter(limits, { nowMs, heldTokenCount: 0 }), spentMicroUsd: 0 }
+}
+
+/**
+ * A meter whose buckets are full but for the tokens that open requests hold: what they do not use
+ * flows back.
+ */
+export function createRateMeter<T extends RateLimits>(
+  limits: T,
+  { nowMs, heldTokenCount }: { readonly nowMs: number; readonly heldTokenCount: number },
+): RateMeter & T {
+  const requests = createBucket(limits.requestsPerMinute ?? 0, nowMs)
+  const tokens = createBucket(limits.tokensPerMinute ?? 0, nowMs)
   return {
     ...limits,
-    spentMicroUsd: 0,
-    requestLevel: createBucket(limits.requestsPerMinute ?? 0, nowMs).level,
-    tokenLevel: createBucket(limits.tokensPerMinute ?? 0, nowMs).level,
+    requestLevel: requests.level,
+    tokenLevel: spendFromBucket(tokens, heldTokenCount).level,
     bucketsUpdatedAtMs: nowMs,
   }
 }
 
-/** The meter under other limits: what has flowed in until now did so under the old ones. */
-export function changeLimits<T extends Limits>(stored: Meter, limits: T, nowMs: number): Meter & T {
-  return { ...refillMeter(stored, nowMs), ...limits }
+/**
+ * The meter under other limits: what has flowed in until now did so under the old ones. A bucket that
+ * is limited for the first time is a new one.
+ */
+export function changeLimits<S extends RateMeter, T extends RateLimits>(
+  stored: S,
+  limits: T,
+  now: { readonly nowMs: number; readonly heldTokenCount: number },
+): S & T {
+  const { requestLevel, tokenLevel } = createRateMeter(limits, now)
+  return {
+    ...refillMeter(stored, now.nowMs),
+    ...limits,
+    ...(stored.requestsPerMinute === null && { requestLevel }),
+    ...(stored.tokensPerMinute === null && { tokenLevel }),
+  }
 }
 
-/** What a scope's open reservations hold. */
+/** What open reservations hold of a scope. */
 export interface Held {
   readonly openCount: number
   readonly reservedMicroUsd: number
+  readonly reservedTokenCount: number
 }
+
+export const NOTHING_HELD: Held = { openCount: 0, reservedMicroUsd: 0, reservedTokenCount: 0 }
 
 /** The budget of a scope with what is spent and held of it. */
 export function budgetOf(meter: Meter, held: Held): Budget {
@@ -59,53 +92,69 @@ export function budgetOf(meter: Meter, held: Held): Budget {
   }
 }
 
-export type MeterTake =
-  | { readonly outcome: 'taken'; readonly meter: Meter }
+export type MeterTake<T extends RateMeter> =
+  | { readonly outcome: 'taken'; readonly meter: T }
   | {
       readonly outcome: 'refused'
       readonly what: 'requests' | 'tokens'
+      /** A minute. */
+      readonly limit: number
       readonly retryAfterMs: number
     }
 
-/** Takes one request and its worst case of tokens, or nothing. */
-export function takeFromMeter(stored: Meter, tokenCount: number, nowMs: number): MeterTake {
+/** Takes one request and its worst case of tokens; or nothing, and names what is the longer in the way. */
+export function takeFromMeter<T extends RateMeter>(
+  stored: T,
+  tokenCount: number,
+  nowMs: number,
+): MeterTake<T> {
   const meter = refillMeter(stored, nowMs)
-  const { requestsPerMinute, tokensPerMinute } = meter
-  let { requestLevel, tokenLevel } = meter
-  if (requestsPerMinute !== null) {
-    const take = takeFromBucket(requestBucket(meter), requestsPerMinute, 1)
-    if (take.outcome === 'refused') return { ...take, what: 'requests' }
-    requestLevel = take.bucket.level
-  }
-  if (tokensPerMinute !== null) {
-    const take = takeFromBucket(tokenBucket(meter), tokensPerMinute, tokenCount)
-    if (take.outcome === 'refused') return { ...take, what: 'tokens' }
-    tokenLevel = take.bucket.level
-  }
-  return { outcome: 'taken', meter: { ...meter, requestLevel, tokenLevel } }
+  const requests = takeLimited(requestBucket(meter), meter.requestsPerMinute, 1)
+  const tokens = takeLimited(tokenBucket(meter), meter.tokensPerMinute, tokenCount)
+  if (tokens.outcome === 'refused')
+    return requests.outcome === 'refused' && requests.retryAfterMs >= tokens.retryAfterMs
+      ? { ...requests, what: 'requests' }
+      : { ...tokens, what: 'tokens' }
+  if (requests.outcome === 'refused') return { ...requests, what: 'requests' }
+  const levels = { requestLevel: requests.bucket.level, tokenLevel: tokens.bucket.level }
+  return { outcome: 'taken', meter: { ...meter, ...levels } }
 }
 
-/** Adds a fee to what was spent and puts unused tokens back. */
-export function settleMeter(
-  stored: Meter,
-  settled: { readonly feeMicroUsd: number; readonly unusedTokenCount: number },
+/** How long a refusal stands for all that ask for as much, even if every open request gives all of its tokens back. */
+export function findStandingMs(
+  stored: RateMeter,
+  { what, limit, retryAfterMs }: Extract<MeterTake<RateMeter>, { outcome: 'refused' }>,
+  asked: { readonly tokenCount: number; readonly heldTokenCount: number; readonly nowMs: number },
+): number {
+  if (what === 'requests') return retryAfterMs
+  const bucket = tokenBucket(refillMeter(stored, asked.nowMs))
+  const most = returnToBucket(bucket, limit, asked.heldTokenCount)
+  const take = takeFromBucket(most, limit, asked.tokenCount)
+  return take.outcome === 'refused' ? take.retryAfterMs : 0
+}
+
+function takeLimited(bucket: TokenBucket, limit: number | null, count: number) {
+  if (limit === null) return { outcome: 'taken', bucket } as const
+  const take = takeFromBucket(bucket, limit, count)
+  return take.outcome === 'taken' ? take : { ...take, limit }
+}
+
+/** Puts tokens back that were taken and not used. */
+export function returnTokens<T extends RateMeter>(
+  stored: T,
+  unusedTokenCount: number,
   nowMs: number,
-): Meter {
+): T {
   const meter = refillMeter(stored, nowMs)
   const { tokensPerMinute } = meter
-  return {
-    ...meter,
-    spentMicroUsd: meter.spentMicroUsd + settled.feeMicroUsd,
-    tokenLevel:
-      tokensPerMinute === null
-        ? meter.tokenLevel
-        : returnToBucket(tokenBucket(meter), tokensPerMinute, settled.unusedTokenCount).level,
-  }
+  if (tokensPerMinute === null) return meter
+  const { level } = returnToBucket(tokenBucket(meter), tokensPerMinute, unusedTokenCount)
+  return { ...meter, tokenLevel: level }
 }
 
-/** What the `x-ratelimit-*` headers say: of key and account, the one that is nearer its end. */
-export function snapshotLimits(account: Meter, key: Meter, nowMs: number): LimitSnapshot {
-  const meters = [refillMeter(key, nowMs), refillMeter(account, nowMs)]
+/** What the `x-ratelimit-*` headers say: of all limits of a request, the one that is nearest its end. */
+export function snapshotLimits(stored: readonly RateMeter[], nowMs: number): LimitSnapshot {
+  const meters = stored.map((meter) => refillMeter(meter, nowMs))
   const requests = nearestLimit(
     meters.map((meter) => ({ limit: meter.requestsPerMinute, bucket: requestBucket(meter) })),
   )
@@ -122,6 +171,16 @@ export function snapshotLimits(account: Meter, key: Meter, nowMs: number): Limit
   }
 }
 
+/** Whole requests and tokens that can be taken now; null where there is no limit. */
+export function remainingRates(stored: RateMeter, nowMs: number) {
+  const meter = refillMeter(stored, nowMs)
+  const { requestsPerMinute, tokensPerMinute } = meter
+  return {
+    requestsRemaining: requestsPerMinute === null ? null : remainingInBucket(requestBucket(meter)),
+    tokensRemaining: tokensPerMinute === null ? null : remainingInBucket(tokenBucket(meter)),
+  }
+}
+
 function nearestLimit(
   scopes: readonly { readonly limit: number | null; readonly bucket: TokenBucket }[],
 ): { readonly limit: number; readonly remaining: number; readonly resetMs: number } {
@@ -135,7 +194,7 @@ function nearestLimit(
   return nearest
 }
 
-function refillMeter(meter: Meter, nowMs: number): Meter {
+function refillMeter<T extends RateMeter>(meter: T, nowMs: number): T {
   const request = refillBucket(requestBucket(meter), meter.requestsPerMinute ?? 0, nowMs)
   const token = refillBucket(tokenBucket(meter), meter.tokensPerMinute ?? 0, nowMs)
   return {
@@ -146,10 +205,10 @@ function refillMeter(meter: Meter, nowMs: number): Meter {
   }
 }
 
-function requestBucket(meter: Meter): TokenBucket {
+function requestBucket(meter: RateMeter): TokenBucket {
   return { level: meter.requestLevel, updatedAtMs: meter.bucketsUpdatedAtMs }
 }
 
-function tokenBucket(meter: Meter): TokenBucket {
+function tokenBucket(meter: RateMeter): TokenBucket {
   return { level: meter.tokenLevel, updatedAtMs: meter.bucketsUpdatedAtMs }
 }

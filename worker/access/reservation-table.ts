@@ -1,5 +1,6 @@
-import type { Held } from './meter.ts'
-import type { Reservation } from './settlement.ts'
+import { ACCOUNT_SCOPE } from './budget-window-table.ts'
+import { type Held, NOTHING_HELD } from './meter.ts'
+import { countedModels, type Reservation } from './settlement.ts'
 
 /**
  * The open reservations of an account object: stored, and mirrored in memory, where they are looked
@@ -9,7 +10,7 @@ export class ReservationTable {
   readonly #sql: SqlStorage
   /** Null until they are first asked for, and after a transaction that was undone. */
   #open: Map<string, Reservation> | null = null
-  /** By key, and under `ALL` of all. */
+  /** By scope. */
   readonly #held = new Map<string, Held>()
 
   constructor(sql: SqlStorage) {
@@ -30,10 +31,20 @@ export class ReservationTable {
     this.#held.clear()
   }
 
-  /** What the open reservations hold: of one key, or of all. */
-  sum(keyId: string | null): Held {
+  /** What the open reservations hold of a scope. */
+  sum(scope: string): Held {
     this.#load()
-    return this.#held.get(keyId ?? ALL) ?? NOTHING_HELD
+    return this.#held.get(scope) ?? NOTHING_HELD
+  }
+
+  /** What those of them hold that name a model. Looks at all that are open. */
+  sumModel(scope: string, model: string): Held {
+    let held = NOTHING_HELD
+    for (const reservation of this.#load().values()) {
+      if (!scopesOf(reservation).includes(scope)) continue
+      if (countedModels(reservation).includes(model)) held = addHeld(held, reservation, 1)
+    }
+    return held
   }
 
   find(requestId: string): Reservation | null {
@@ -132,22 +143,30 @@ export class ReservationTable {
     return this.#open
   }
 
-  #hold({ keyId, worstCaseMicroUsd }: Reservation, sign: 1 | -1): void {
-    for (const scope of [keyId, ALL]) {
-      const { openCount, reservedMicroUsd } = this.#held.get(scope) ?? NOTHING_HELD
-      if (openCount + sign === 0) this.#held.delete(scope)
-      else
-        this.#held.set(scope, {
-          openCount: openCount + sign,
-          reservedMicroUsd: reservedMicroUsd + sign * worstCaseMicroUsd,
-        })
+  #hold(reservation: Reservation, sign: 1 | -1): void {
+    for (const scope of scopesOf(reservation)) {
+      const held = addHeld(this.#held.get(scope) ?? NOTHING_HELD, reservation, sign)
+      if (held.openCount === 0) this.#held.delete(scope)
+      else this.#held.set(scope, held)
     }
   }
 }
 
-/** No key's id. */
-const ALL = ''
-const NOTHING_HELD: Held = { openCount: 0, reservedMicroUsd: 0 }
+function scopesOf({ keyId, memberId }: Reservation): readonly string[] {
+  return memberId === undefined ? [keyId, ACCOUNT_SCOPE] : [keyId, memberId, ACCOUNT_SCOPE]
+}
+
+function addHeld(
+  { openCount, reservedMicroUsd, reservedTokenCount }: Held,
+  { worstCaseMicroUsd, worstCaseTokenCount }: Reservation,
+  sign: 1 | -1,
+): Held {
+  return {
+    openCount: openCount + sign,
+    reservedMicroUsd: reservedMicroUsd + sign * worstCaseMicroUsd,
+    reservedTokenCount: reservedTokenCount + sign * worstCaseTokenCount,
+  }
+}
 
 type StoredReservation = Pick<
   Reservation,

@@ -8,11 +8,28 @@ import { priceUsage } from './pricing.ts'
 export interface Reservation
   extends Omit<AdmitRequest, 'keyHash' | 'idempotency' | 'priceChanges' | 'otherModels'> {
   readonly keyId: string
+  /** Whose key it is; absent: the account's own. */
+  readonly memberId?: string
+  /** What its limits count it for; absent: its model and adapters. */
+  readonly countedModels?: readonly string[]
   readonly admittedAtMs: number
   /** When the sweep begins to ask what became of it. */
   readonly expiresAtMs: number
   /** How often in a row its backend could not be asked. */
   readonly sweepFailureCount: number
+}
+
+/** All models and adapters that a request names. */
+export function namedModels(
+  request: Pick<AdmitRequest, 'model' | 'adapters' | 'otherModels'>,
+): readonly string[] {
+  const { model, adapters = [], otherModels = [] } = request
+  return [model, ...adapters, ...otherModels]
+}
+
+/** What the limits of single models count a request for, wherever it went since. */
+export function countedModels(reservation: Reservation): readonly string[] {
+  return reservation.countedModels ?? namedModels(reservation)
 }
 
 export interface SettlementContext {

@@ -44,7 +44,12 @@ export function takeFromBucket(bucket: TokenBucket, limitPerMinute: number, coun
       outcome: 'refused',
       retryAfterMs: Math.ceil((needed - bucket.level) / limitPerMinute),
     }
-  return { outcome: 'taken', bucket: { ...bucket, level: bucket.level - count * MINUTE_MS } }
+  return { outcome: 'taken', bucket: spendFromBucket(bucket, count) }
+}
+
+/** Takes `count` whatever the bucket holds. */
+export function spendFromBucket(bucket: TokenBucket, count: number): TokenBucket {
+  return { ...bucket, level: bucket.level - count * MINUTE_MS }
 }
 
 /** Puts back what was taken and not used, never above the brim. The bucket was refilled just now. */

@@ -15,6 +15,7 @@ import {
   windowBudgetsBodySchema,
 } from './budget-body.ts'
 import { balanceFields, composeBalanceBody } from './credit-body.ts'
+import { composeModelLimits, modelLimitSchema, modelLimitsBodySchema } from './model-limit-body.ts'
 import { parseRequest } from './parse-request.ts'
 import { readJsonBody } from './read-json-body.ts'
 
@@ -28,6 +29,7 @@ export const limitsBodySchema = z.strictObject({
   requests_per_minute: settings.requestsPerMinute.unwrap().optional(),
   tokens_per_minute: settings.tokensPerMinute.unwrap().optional(),
   max_concurrent_requests: settings.maxConcurrentRequests.unwrap().optional(),
+  model_limits: modelLimitsBodySchema.optional().describe('In place of those there were.'),
   budget_micro_usd: settings.budgetMicroUsd.unwrap().optional(),
   window_budgets: windowBudgetsBodySchema.optional(),
   prepaid: settings.prepaid.unwrap().optional(),
@@ -47,6 +49,7 @@ export const accountSchema = z
     requests_per_minute: z.int(),
     tokens_per_minute: z.int(),
     max_concurrent_requests: z.int(),
+    model_limits: z.array(modelLimitSchema),
     tier_percents: settings.tierPercents.unwrap().describe(TIER_PERCENTS),
     budget: budgetSchema,
     window_budgets: z.array(windowBudgetSchema),
@@ -75,8 +78,9 @@ export const alertListSchema = z
         id: z.string(),
         object: z.literal('alert'),
         created_at_ms: z.int(),
-        scope: z.enum(['key', 'account']),
+        scope: z.enum(['key', 'member', 'account']),
         key_id: z.string().nullable(),
+        member_id: z.string().nullable(),
         window: z.enum(['total', 'day', 'week', 'month', 'rolling']),
         percent: z.int(),
         limit_micro_usd: z.int(),
@@ -96,7 +100,7 @@ export async function createAccount(c: AppContext): Promise<Response> {
   const account = c.var.services.account(createAccountId())
   const description = await account.configure(accountSettingsSchema.parse(readLimits(limits)))
   const created = await account.createKey(keySettingsSchema.parse({ name }))
-  if (created.outcome === 'unknown_account') throw new Error('A new account is unknown to itself.')
+  if (created.outcome !== 'created') throw new Error('A new account is unknown to itself.')
   const shown = await composeAccountBody(c, description)
   const body: z.input<typeof createdAccountSchema> = {
     ...shown,
@@ -134,6 +138,7 @@ export async function listAlerts(c: AppContext): Promise<Response> {
       created_at_ms: alert.createdAtMs,
       scope: alert.scope,
       key_id: alert.keyId,
+      member_id: alert.memberId,
       window: alert.window,
       percent: alert.percent,
       limit_micro_usd: alert.limitMicroUsd,
@@ -164,6 +169,7 @@ function readLimits(body: z.output<typeof limitsBodySchema>) {
     requestsPerMinute: body.requests_per_minute,
     tokensPerMinute: body.tokens_per_minute,
     maxConcurrentRequests: body.max_concurrent_requests,
+    modelLimits: body.model_limits,
     budgetMicroUsd: body.budget_micro_usd,
     windowBudgets: body.window_budgets,
     prepaid: body.prepaid,
@@ -186,6 +192,7 @@ async function composeAccountBody(
     requests_per_minute: account.settings.requestsPerMinute,
     tokens_per_minute: account.settings.tokensPerMinute,
     max_concurrent_requests: account.settings.maxConcurrentRequests,
+    model_limits: composeModelLimits(account.modelLimits),
     tier_percents: account.settings.tierPercents,
     budget: composeBudgetBody(account.budget),
     window_budgets: composeWindowBodies(account.windows, account.budget),

@@ -6,6 +6,7 @@ import { requireAccount } from './account-parameter.ts'
 import type { AppContext } from './app-context.ts'
 import { windowBudgetsBodySchema } from './budget-body.ts'
 import { apiKeySchema, composeKeyBody } from './key.ts'
+import { modelLimitsBodySchema } from './model-limit-body.ts'
 import { parseRequest } from './parse-request.ts'
 import { readJsonBody } from './read-json-body.ts'
 
@@ -19,8 +20,10 @@ const keyShape = {
   requests_per_minute: settings.requestsPerMinute,
   tokens_per_minute: settings.tokensPerMinute,
   max_concurrent_requests: settings.maxConcurrentRequests,
+  model_limits: modelLimitsBodySchema.default([]),
   budget_micro_usd: settings.budgetMicroUsd,
   window_budgets: windowBudgetsBodySchema.default([]),
+  member_id: settings.memberId.describe('Whose key it is, for ever; null: the account’s own.'),
   tier: settings.tier.describe(
     'The most urgent tier of its requests, and that of those that name none.',
   ),
@@ -36,8 +39,10 @@ export const keyBodySchema = z.strictObject(keyShape).transform(
     requestsPerMinute: body.requests_per_minute,
     tokensPerMinute: body.tokens_per_minute,
     maxConcurrentRequests: body.max_concurrent_requests,
+    modelLimits: body.model_limits,
     budgetMicroUsd: body.budget_micro_usd,
     windowBudgets: body.window_budgets,
+    memberId: body.member_id,
     tier: body.tier,
   }),
 )
@@ -54,6 +59,7 @@ export const keyChangesBodySchema = z
     max_concurrent_requests: keyShape.max_concurrent_requests.unwrap().optional(),
     budget_micro_usd: keyShape.budget_micro_usd.unwrap().optional(),
     window_budgets: windowBudgetsBodySchema.optional(),
+    model_limits: modelLimitsBodySchema.optional(),
     tier: settings.tier.unwrap().optional(),
   })
   .transform(
@@ -65,6 +71,7 @@ export const keyChangesBodySchema = z
       requestsPerMinute: body.requests_per_minute,
       tokensPerMinute: body.tokens_per_minute,
       maxConcurrentRequests: body.max_concurrent_requests,
+      modelLimits: body.model_limits,
       budgetMicroUsd: body.budget_micro_usd,
       windowBudgets: body.window_budgets,
       tier: body.tier,
@@ -100,6 +107,11 @@ export async function createKey(c: AppContext): Promise<Response> {
   const { accountId } = await requireAccount(c)
   const created = await c.var.services.account(accountId).createKey(keySettings)
   if (created.outcome === 'unknown_account') throw new Error(`${accountId} is unknown to itself.`)
+  if (created.outcome === 'unknown_member')
+    throw new ApiError('invalid_request', {
+      message: 'member_id: the account has no such member',
+      param: 'member_id',
+    })
   const { keyId, key, start } = created
   return c.json({ id: keyId, object: 'api_key', account_id: accountId, start, api_key: key }, 201)
 }

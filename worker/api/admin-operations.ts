@@ -38,6 +38,17 @@ import {
   rotateKey,
 } from './admin-keys.ts'
 import {
+  createMember,
+  listMembers,
+  memberBodySchema,
+  memberChangesSchema,
+  memberListSchema,
+  memberSchema,
+  removedMemberSchema,
+  removeMember,
+  updateMember,
+} from './admin-members.ts'
+import {
   createPrice,
   getPrices,
   priceBodySchema,
@@ -64,6 +75,7 @@ import {
 
 const ADMIN = { key: 'admin', tag: 'Administration' } as const
 const ACCOUNT = { accountId: 'Of the account, `acct_…`.' }
+const MEMBER = { ...ACCOUNT, memberId: 'Of the member, `mem_…`.' }
 const KEY = { ...ACCOUNT, keyId: 'Of the key, `key_…`.' }
 
 /** The operator's part of the table. */
@@ -170,6 +182,52 @@ export const ADMIN_OPERATIONS: readonly Operation[] = [
     parameters: KEY,
     body: rotateBodySchema,
     answer: jsonAnswer(rotatedKeySchema, 'The new secret, this once.'),
+    errors: ['not_found'],
+  },
+  {
+    ...ADMIN,
+    method: 'POST',
+    path: '/admin/v1/accounts/:accountId/members',
+    handler: createMember,
+    id: 'createMember',
+    summary: 'Create a member',
+    parameters: ACCOUNT,
+    body: memberBodySchema,
+    answer: jsonAnswer(memberSchema, 'The member, without a key.', { status: 201 }),
+    errors: ['not_found'],
+  },
+  {
+    ...ADMIN,
+    method: 'GET',
+    path: '/admin/v1/accounts/:accountId/members',
+    handler: listMembers,
+    id: 'listMembers',
+    summary: 'List members',
+    parameters: ACCOUNT,
+    answer: jsonAnswer(memberListSchema, 'All members, removed ones too.'),
+    errors: ['not_found'],
+  },
+  {
+    ...ADMIN,
+    method: 'PATCH',
+    path: '/admin/v1/accounts/:accountId/members/:memberId',
+    handler: updateMember,
+    id: 'updateMember',
+    summary: 'Change what is named of a member',
+    parameters: MEMBER,
+    body: memberChangesSchema,
+    answer: jsonAnswer(memberSchema, 'The member as it is from the next request on.'),
+    errors: ['not_found'],
+  },
+  {
+    ...ADMIN,
+    method: 'DELETE',
+    path: '/admin/v1/accounts/:accountId/members/:memberId',
+    handler: removeMember,
+    id: 'removeMember',
+    summary: 'Remove a member and revoke their keys',
+    parameters: MEMBER,
+    answer: jsonAnswer(removedMemberSchema, 'Their keys are refused from the next request on.'),
     errors: ['not_found'],
   },
   {

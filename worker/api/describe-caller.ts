@@ -12,8 +12,22 @@ export async function describeCaller(
   neededScope?: KeyScope,
 ): Promise<Extract<DescribeKeyResult, { outcome: 'key' }>> {
   const { accountId, keyHash } = c.var.caller
-  const described = await c.var.services.account(accountId).describeKey(keyHash)
-  if (described.outcome === 'unknown_key') throw new ApiError('invalid_api_key')
+  const { config, shield, telemetry, account } = c.var.services
+  const nowMs = Date.now()
+  if (shield.isUnknown(keyHash, nowMs)) throw new ApiError('invalid_api_key')
+  const retryAfterMs = shield.takeFreeCall(keyHash, nowMs)
+  if (retryAfterMs !== null)
+    throw new ApiError('rate_limit_exceeded', {
+      message: `The limit of ${config.FREE_CALLS_PER_MINUTE} calls a minute that cost nothing is reached.`,
+      retryAfterMs,
+    })
+  const described = await account(accountId).describeKey(keyHash)
+  const { outcome } = described
+  telemetry.meters.record('tallygate.account.calls', 1, { operation: 'describe', outcome })
+  if (described.outcome === 'unknown_key') {
+    shield.noteUnknown(keyHash, nowMs)
+    throw new ApiError('invalid_api_key')
+  }
   if (neededScope !== undefined && !hasScope(described.key.scopes, neededScope))
     throw insufficientScope(neededScope)
   return described

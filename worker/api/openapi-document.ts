@@ -9,6 +9,8 @@ export type Json = { readonly [name: string]: unknown }
 const COMMON: readonly ErrorCode[] = ['internal_error']
 /** … one that wants a key, … */
 const AUTHENTICATED: readonly ErrorCode[] = ['invalid_api_key']
+/** … one that wants an API key, … */
+const RATIONED: readonly ErrorCode[] = ['rate_limit_exceeded']
 /** … one that takes a body, … */
 const WITH_BODY: readonly ErrorCode[] = [
   'invalid_json',
@@ -25,7 +27,6 @@ const METERED: readonly ErrorCode[] = [
   'insufficient_scope',
   'tier_not_allowed',
   'model_not_found',
-  'rate_limit_exceeded',
   'concurrency_exceeded',
   'overloaded',
   'upstream_error',
@@ -150,6 +151,7 @@ function listErrors({ key, body, form, isIdempotent, errors = [] }: Operation): 
   return new Set([
     ...COMMON,
     ...(key === null ? [] : AUTHENTICATED),
+    ...(key === 'api' ? RATIONED : []),
     ...((body ?? form) === undefined ? [] : WITH_BODY),
     ...(isIdempotent ? [...METERED, ...IDEMPOTENT] : []),
     ...errors,

@@ -1,5 +1,5 @@
 import { TIER_HEADER } from '../../protocol/backend.ts'
-import type { AdmitResult } from '../access/account-contract.ts'
+import type { AdmitResult, LimitName } from '../access/account-contract.ts'
 import type { KeptAnswer } from '../access/idempotency.ts'
 import { createAccountClient } from '../dispatch/account-client.ts'
 import { admitGeneration } from '../dispatch/admit-generation.ts'
@@ -43,14 +43,12 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
     renewEveryMs: config.RESERVATION_TTL_MS / 3,
     log,
   })
-  const admission = await admitGeneration(account, {
-    requestId,
-    request,
-    candidates,
-    keyHash: caller.keyHash,
-    idempotency,
-    cache,
-  })
+  const { shield, telemetry } = services
+  const { keyHash } = caller
+  const admission = await admitGeneration(
+    { account, shield, meters: telemetry.meters },
+    { requestId, request, candidates, keyHash, idempotency, cache },
+  )
   if (admission.outcome === 'replay') {
     answerHeaders.set('idempotency-replayed', 'true')
     return giveAgain(c, admission.answer)
@@ -87,7 +85,7 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
     isKept: idempotency !== null || cache !== null,
     waitUntil,
     log,
-    telemetry: services.telemetry,
+    telemetry,
     trace: c.var.trace,
   })
   const { concession } = route.current()
@@ -127,7 +125,7 @@ function requireAdmitted(
     case 'rate_limited':
       setRateHeaders(answerHeaders, result.limits)
       throw new ApiError('rate_limit_exceeded', {
-        message: `The limit of ${result.what} a minute is reached. Try again shortly.`,
+        message: `${describeLimit(result)} ${result.what} a minute is reached. Try again shortly.`,
         retryAfterMs: result.retryAfterMs,
       })
     case 'too_many_at_once':
@@ -142,12 +140,15 @@ function requireAdmitted(
   }
 }
 
-function describeConcurrency({
-  limit,
-  tier,
-}: Extract<AdmitResult, { outcome: 'too_many_at_once' }>): string {
-  if (tier === undefined) return `No more than ${limit} requests may run at the same time.`
+function describeConcurrency(refused: Extract<AdmitResult, { outcome: 'too_many_at_once' }>) {
+  const { tier, limit } = refused
+  if (tier === undefined) return `${describeLimit(refused)} parallel requests is reached.`
   return `A ${tier} request is let in only while fewer than ${limit} requests run at the same time.`
+}
+
+function describeLimit({ scope, model, limit }: LimitName): string {
+  const whose = model === null ? '' : ` for the model ${JSON.stringify(model)}`
+  return `The ${scope}'s limit${whose} of ${limit}`
 }
 
 function describeForbidden(request: GenerationRequest, model: string) {

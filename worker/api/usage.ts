@@ -1,6 +1,6 @@
 import { z } from 'zod'
 import { composeCsvHeader, composeCsvLines } from '../ledger/csv.ts'
-import { findUsage, listUsage, type UsageRow, usageCursorSchema } from '../ledger/usage-store.ts'
+import { findUsage, listUsage, type UsageLine, usageCursorSchema } from '../ledger/usage-store.ts'
 import type { AppContext } from './app-context.ts'
 import { describeCaller } from './describe-caller.ts'
 import { parseRequest } from './parse-request.ts'
@@ -12,7 +12,7 @@ export const usageQuerySchema = z.object({
   from_ms: instantSchema.default(0).describe('Inclusive, milliseconds since 1970.'),
   // The default is the end of time, so that what is settled now is in.
   to_ms: instantSchema.default(Number.MAX_SAFE_INTEGER).describe('Exclusive.'),
-  group_by: z.enum(['key', 'model', 'day']).optional(),
+  group_by: z.enum(['key', 'member', 'model', 'day']).optional(),
   cursor: usageCursorSchema.optional(),
   limit: z.coerce.number().int().min(1).max(1_000).default(100),
 })
@@ -28,6 +28,7 @@ const usageRecordSchema = z
   .strictObject({
     request_id: z.string(),
     key_id: z.string(),
+    member_id: z.string().nullable().describe('Whose key it is; null: the account’s own.'),
     endpoint: z.string(),
     model: z.string(),
     outcome: z.enum(['completed', 'client_aborted', 'upstream_failed', 'swept', 'cached']),
@@ -46,7 +47,7 @@ export const usagePageSchema = z
     sums: z
       .array(
         z.strictObject({
-          group: z.string().nullable().describe('Key id, model or day.'),
+          group: z.string().nullable().describe('Key id, member id, model or day.'),
           request_count: z.int(),
           ...countShape,
         }),
@@ -93,10 +94,11 @@ export async function getUsage(c: AppContext): Promise<Response> {
   return c.json(body)
 }
 
-function composeUsageBody(row: UsageRow): z.input<typeof usageRecordSchema> {
+function composeUsageBody(row: UsageLine): z.input<typeof usageRecordSchema> {
   return {
     request_id: row.requestId,
     key_id: row.keyId,
+    member_id: row.memberId,
     endpoint: row.endpoint,
     model: row.model,
     outcome: row.outcome,
@@ -125,4 +127,5 @@ const CSV_COLUMNS = [
   'fee_micro_usd',
   'price_version',
   'batch_id',
+  'member_id',
 ] as const satisfies readonly (keyof ReturnType<typeof composeUsageBody>)[]

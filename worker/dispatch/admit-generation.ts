@@ -1,8 +1,10 @@
 import { CURRENT_SPLIT_VERSION } from '../../protocol/fee-split.ts'
-import type { AdmitResult } from '../access/account-contract.ts'
+import type { AdmitRequest, AdmitResult } from '../access/account-contract.ts'
+import type { FloodShield } from '../access/flood-shield.ts'
 import type { IdempotencyClaim } from '../access/idempotency.ts'
 import { priceWorstCase } from '../access/pricing.ts'
 import type { CacheClaim } from '../access/response-cache.ts'
+import type { Meters } from '../telemetry/meters.ts'
 import type { AccountClient } from './account-client.ts'
 import type { Candidate } from './find-targets.ts'
 import { boundTokens, type GenerationRequest } from './generation-request.ts'
@@ -17,11 +19,41 @@ interface Admission {
   readonly cache: CacheClaim | null
 }
 
-/** Asks the account for leave, and reserves the most that the request can use and cost. */
-export function admitGeneration(
-  account: AccountClient,
-  { requestId, request, candidates, keyHash, idempotency, cache }: Admission,
+interface AdmitPorts {
+  readonly account: AccountClient
+  readonly shield: FloodShield
+  readonly meters: Meters
+}
+
+/**
+ * Asks the account for leave, and reserves the most that the request can use and cost. What it has
+ * refused before and is bound to refuse again it is not asked.
+ */
+export async function admitGeneration(
+  { account, shield, meters }: AdmitPorts,
+  admission: Admission,
 ): Promise<AdmitResult> {
+  const request = composeAdmitRequest(admission)
+  const askedAtMs = Date.now()
+  const refusal = shield.recall(request, askedAtMs)
+  if (refusal !== null) {
+    meters.record('tallygate.shielded', 1, { outcome: refusal.outcome })
+    return refusal
+  }
+  const result = await account.admit(request)
+  meters.record('tallygate.account.calls', 1, { operation: 'admit', outcome: result.outcome })
+  shield.note(request, result, askedAtMs)
+  return result
+}
+
+function composeAdmitRequest({
+  requestId,
+  request,
+  candidates,
+  keyHash,
+  idempotency,
+  cache,
+}: Admission): AdmitRequest {
   const [{ tariff, backend, concession }] = candidates
   const { model: asked, degradation } = request
   const model = concession?.model ?? asked
@@ -37,7 +69,7 @@ export function admitGeneration(
       microUsd: priceWorstCase(candidate.tariff, { ...bound, cachedTokens: 0 }),
     }
   })
-  return account.admit({
+  return {
     requestId,
     keyHash,
     endpoint: request.endpoint,
@@ -52,5 +84,5 @@ export function admitGeneration(
     backendId: backend.id,
     ...(idempotency && { idempotency }),
     ...(cache && { cache }),
-  })
+  }
 }

@@ -11,7 +11,14 @@ import { createAnswerRecorder } from './answer-recorder.ts'
 import type { GenerationRequest } from './generation-request.ts'
 import { type Evidence, estimateTokenCount, type RelayEnding } from './meter-ending.ts'
 import { composeQueueHeader } from './queue-position.ts'
-import { composeTiming, explainFailure, type RelayJob, respondToNobody, sendJob, waitAtMost } from './relay-job.ts'
+import {
+  composeTiming,
+  explainFailure,
+  type RelayJob,
+  respondToNobody,
+  sendJob,
+  waitAtMost,
+} from './relay-job.ts'
 import { createRelayLine, type RelayLine } from './relay-line.ts'
 import { settleRelay } from './settle-relay.ts'
 

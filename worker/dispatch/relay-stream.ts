@@ -6,7 +6,14 @@ import type { AnswerWording } from './answer-wording.ts'
 import { joinBytes } from './join-bytes.ts'
 import { type Evidence, estimateTokenCount, type RelayEnding } from './meter-ending.ts'
 import { composeQueueHeader, tellQueuePosition } from './queue-position.ts'
-import { composeTiming, explainFailure, type RelayJob, respondToNobody, sendJob, waitAtMost } from './relay-job.ts'
+import {
+  composeTiming,
+  explainFailure,
+  type RelayJob,
+  respondToNobody,
+  sendJob,
+  waitAtMost,
+} from './relay-job.ts'
 import { createRelayLine, type RelayLine } from './relay-line.ts'
 import { settleRelay } from './settle-relay.ts'
 import { createSseScanner, type SseFrame } from './sse-frames.ts'

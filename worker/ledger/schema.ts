@@ -130,6 +130,8 @@ export const apiKeys = sqliteTable(
     start: text('start').notNull(),
     createdAtMs: integer('created_at_ms').notNull(),
     revokedAtMs: integer('revoked_at_ms'),
+    /** The member whose key it is, for ever; null: it is the account's own. */
+    memberId: text('member_id'),
   },
   (table) => [uniqueIndex('api_keys_by_account').on(table.accountId, table.id)],
 )

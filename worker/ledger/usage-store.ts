@@ -21,6 +21,9 @@ import type { UsageRecord } from './usage-record.ts'
 /** A row of `usage`: the record, and where it is anchored. */
 export type UsageRow = typeof usage.$inferSelect
 
+/** … and whose key was used; null: the account's own. */
+export type UsageLine = UsageRow & { readonly memberId: string | null }
+
 /** What an account object sends to D1. */
 export type LedgerEntry =
   | { readonly kind: 'usage'; readonly record: UsageRecord }
@@ -101,11 +104,11 @@ export interface UsageListQuery {
 
 export interface UsageQuery extends UsageListQuery {
   /** What the sums are by; null: one sum of all. Days are UTC. */
-  readonly group: 'key' | 'model' | 'day' | null
+  readonly group: 'key' | 'member' | 'model' | 'day' | null
 }
 
 interface UsageSum {
-  /** Key id, model or `YYYY-MM-DD`; null when nothing groups. */
+  /** Key id, member id, model or `YYYY-MM-DD`; null when nothing groups, and for no member. */
   readonly group: string | null
   readonly requestCount: number
   readonly promptTokens: number
@@ -116,7 +119,7 @@ interface UsageSum {
 
 export interface UsageList {
   /** Newest first. */
-  readonly records: readonly UsageRow[]
+  readonly records: readonly UsageLine[]
   /** Null on the last page. */
   readonly nextCursor: string | null
 }
@@ -157,17 +160,21 @@ export async function findUsage(database: D1Database, query: UsageQuery): Promis
   return { ...composeList(rows, query), sums }
 }
 
+/** By the key's mirror, which is written before the key's first record. */
+const MEMBER_ID = sql<string | null>`(
+  SELECT ${apiKeys.memberId} FROM ${apiKeys} WHERE ${apiKeys.id} = ${usage.keyId})`
+
 /** One more than the page holds, which tells whether there is another. */
 function selectRecords(db: DrizzleD1Database, query: UsageListQuery) {
   return db
-    .select()
+    .select({ ...getTableColumns(usage), memberId: MEMBER_ID })
     .from(usage)
     .where(and(isInPeriod(query), query.cursor === null ? undefined : isBefore(query.cursor)))
     .orderBy(desc(usage.completedAtMs), desc(usage.requestId))
     .limit(query.limit + 1)
 }
 
-function composeList(rows: readonly UsageRow[], { limit }: UsageListQuery): UsageList {
+function composeList(rows: readonly UsageLine[], { limit }: UsageListQuery): UsageList {
   const records = rows.slice(0, limit)
   const last = records.at(-1)
   const isLastPage = rows.length <= limit || last === undefined
@@ -200,6 +207,8 @@ function groupColumn(group: UsageQuery['group']): SQL<string | null> {
   switch (group) {
     case 'key':
       return sql`${usage.keyId}`
+    case 'member':
+      return MEMBER_ID
     case 'model':
       return sql`${usage.model}`
     case 'day':

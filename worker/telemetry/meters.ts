@@ -40,6 +40,14 @@ export const INSTRUMENTS = {
     unit: '{request}',
     description: 'Answered requests, by route and status.',
   },
+  'tallygate.account.calls': {
+    unit: '{call}',
+    description: 'Calls of account objects that admit or describe, by what they answered.',
+  },
+  'tallygate.shielded': {
+    unit: '{request}',
+    description: 'Refusals without a call of the account object, by what it answered before.',
+  },
   'tallygate.fees': { unit: '{micro_usd}', description: 'Settled fees, micro-USD.' },
 } as const satisfies Record<string, Instrument>
 

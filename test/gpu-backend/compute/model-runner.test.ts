@@ -154,24 +154,30 @@ describe('agrees with the reference on quantised weights', () => {
     expect(worstError(source, sequence)).toBeLessThan(1e-3)
   })
 
-  test('q4 with int8 activations mostly picks the same token', async () => {
-    const source = createRandomModel({ seed: 6, form: 'q4' })
-    const runner = await startRunner(source, { accuracyLevel: 4 })
-    const sequence = createSequence(source, { seed: 1, tokenCount: 200 })
-    await play(runner, [sequence], cutInto(200, 1))
-    const expected = referenceLogits(source, sequence.tokens)
-    const agreed = [...sequence.logits].filter(
-      ([end, logits]) => argmax(logits) === argmax(expected[end - 1] ?? []),
-    )
-    process.stdout.write(`int8 activations: top-1 agrees on ${agreed.length} of 200 tokens\n`)
-    expect(agreed.length).toBeGreaterThan(180)
-  })
+  test.each(['q4', 'rotated8'] as const)(
+    '%s with int8 activations mostly picks the same token',
+    async (form) => {
+      const source = createRandomModel({ seed: 6, form })
+      const runner = await startRunner(source, { accuracyLevel: 4 })
+      const sequence = createSequence(source, { seed: 1, tokenCount: 200 })
+      await play(runner, [sequence], cutInto(200, 1))
+      const expected = referenceLogits(source, sequence.tokens)
+      const agreed = [...sequence.logits].filter(
+        ([end, logits]) => argmax(logits) === argmax(expected[end - 1] ?? []),
+      )
+      process.stdout.write(
+        `${form}, int8 activations: top-1 agrees on ${agreed.length} of 200 tokens\n`,
+      )
+      expect(agreed.length).toBeGreaterThan(180)
+    },
+  )
 })
 
 describe('a row is the same to the last bit alone and in any batch', () => {
   test.each([
     { form: 'f32', accuracyLevel: 0 },
     { form: 'q4', accuracyLevel: 4 },
+    { form: 'rotated8', accuracyLevel: 4 },
   ] as const)('$form, activations at level $accuracyLevel', async ({ form, accuracyLevel }) => {
     // Wide enough for ONNX Runtime to cut the products into blocks and share them among threads.
     const config = { hiddenSize: 288, headSize: 48, headCount: 6, kvHeadCount: 2, ffnSize: 640 }

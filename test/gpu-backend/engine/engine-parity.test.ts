@@ -62,6 +62,7 @@ describe('found, copied and preempted: the same logits as cold, to the last bit'
   test.each([
     { form: 'f32', accuracyLevel: 0 },
     { form: 'q4', accuracyLevel: 4 },
+    { form: 'rotated8', accuracyLevel: 4 },
   ] as const)('$form, activations at level $accuracyLevel', async ({ form, accuracyLevel }) => {
     const source = createRandomModel({ seed: 7, form, config: SHAPE })
     const adapter = createRandomAdapter({ seed: 1, config: source.config, rank: 8 })

@@ -218,6 +218,7 @@ describe.each(SEEDS)(
     test.each([
       { form: 'f32', accuracyLevel: 0, config: {} },
       { form: 'q4', accuracyLevel: 4, config: WIDE },
+      { form: 'rotated8', accuracyLevel: 4, config: WIDE },
     ] as const)('$form: as alone to the last bit, float32 as the reference too', async (row) => {
       const source = createRandomModel({ seed, form: row.form, config: row.config })
       const { versions, planned } = planScenario(seed, source)

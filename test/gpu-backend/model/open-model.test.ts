@@ -5,6 +5,7 @@ import { afterAll, beforeEach, describe, expect, it } from 'vitest'
 import { ModelFileError } from '../../../gpu-backend/model/model-file-error.ts'
 import { LINEAR_NAMES, type ModelSource } from '../../../gpu-backend/model/model-source.ts'
 import { openModel } from '../../../gpu-backend/model/open-model.ts'
+import { relativeError } from '../../../gpu-backend/model/quantise.ts'
 import { expandWeights } from '../../../gpu-backend/model/weight-blocks.ts'
 import { encodeSafetensors } from '../../support/safetensors-file.ts'
 import { TINY_CONFIG, writeTinyFolder, writeTinyGguf } from '../../support/tiny-model.ts'
@@ -82,6 +83,24 @@ describe('openModel', () => {
       expect(int4.digest).not.toBe(fp32.digest)
     },
   )
+
+  it('makes rotated rows of int8 out of any type, and says so in the digest', async () => {
+    for (const linearType of ['Q4_1', 'F32'] as const) {
+      const path = freshPath('tiny.gguf')
+      writeTinyGguf(path, { seed: 4, linearType })
+      const int8 = await openModel(path, { precision: 'int8' })
+      const fp32 = await openModel(path, { precision: 'fp32' })
+      expect(int8.digest).not.toBe(fp32.digest)
+      expect(int8.embedding().form).toBe('q8')
+      for (const [made, exact] of [
+        [int8.head(), fp32.head()],
+        [int8.linear(1, 'q'), fp32.linear(1, 'q')],
+      ] as const) {
+        expect(made.form).toBe('rotated8')
+        expect(relativeError(expandWeights(exact), made)).toBeLessThan(0.01)
+      }
+    }
+  })
 
   it('gives one table for embedding and head where they are tied, two where not', async () => {
     for (const isHeadTied of [true, false]) {
@@ -268,11 +287,13 @@ describe('openModel on a bad file', () => {
     )
   })
 
-  it('needs whole blocks for int4 only', async () => {
+  it('needs whole blocks for quantised weights only', async () => {
     const path = freshPath('odd.gguf')
     const config = { hiddenSize: 48, headSize: 12 }
     writeTinyGguf(path, { seed: 1, config, linearType: 'F32', tableType: 'F32' })
-    await expect(openModel(path, { precision: 'int4' })).rejects.toThrow('48 inputs')
+    for (const precision of ['int8', 'int4'] as const) {
+      await expect(openModel(path, { precision })).rejects.toThrow('48 inputs')
+    }
     const { linear } = await openModel(path, { precision: 'fp32' })
     expect(linear(0, 'q').form).toBe('f32')
   })

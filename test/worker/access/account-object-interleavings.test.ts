@@ -3,6 +3,7 @@ import { env } from 'cloudflare:workers'
 import * as fc from 'fast-check'
 import { afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest'
 import type { SettleResult } from '../../../worker/access/account-contract.ts'
+import { memberSettingsSchema } from '../../../worker/access/account-settings.ts'
 import { findUsage } from '../../../worker/ledger/usage-store.ts'
 import {
   answerReports,
@@ -30,6 +31,7 @@ afterEach(() => {
 
 const ACCOUNT_BUDGET = 1_500
 const KEY_BUDGET = 900
+const MEMBER_BUDGET = 700
 
 type Step =
   | { readonly do: 'admit'; readonly keyIndex: number; readonly worstCaseMicroUsd: number }
@@ -54,7 +56,7 @@ const rounds: fc.Arbitrary<Round[]> = fc.array(
       fc.oneof<fc.MaybeWeightedArbitrary<Step>[]>(
         fc.record({
           do: fc.constant('admit'),
-          keyIndex: fc.nat({ max: 1 }),
+          keyIndex: fc.nat({ max: 3 }),
           worstCaseMicroUsd: fc.integer({ min: 0, max: 300 }),
         }),
         fc.record({
@@ -177,14 +179,16 @@ describe.each([{ prepaid: false }, { prepaid: true }])(
           fc.asyncProperty(rounds, async (plan) => {
             stopClock()
             const account = await createTestAccount({ budgetMicroUsd: ACCOUNT_BUDGET, prepaid })
-            const keys = [account.key, await account.addKey({ budgetMicroUsd: KEY_BUDGET })]
+            const keys = [
+              account.key,
+              await account.addKey({ budgetMicroUsd: KEY_BUDGET }),
+              ...(await addMember(account)),
+            ]
             const run = new Run(account, keys)
             try {
               for (const round of plan) {
                 await run.play(round)
-                const { budget } = (await account.stub().describeAccount())!
-                const { spentMicroUsd, reservedMicroUsd } = budget
-                expect(spentMicroUsd + reservedMicroUsd).toBeLessThanOrEqual(ACCOUNT_BUDGET)
+                await expectWithinBudgets(account)
               }
               await run.drain()
             } finally {
@@ -199,6 +203,32 @@ describe.each([{ prepaid: false }, { prepaid: true }])(
     )
   },
 )
+
+/** A member with a budget for all time and a day, and a key without one and a narrow one. */
+async function addMember(account: TestAccount): Promise<readonly TestKey[]> {
+  const { memberId } = await account.stub().createMember(
+    memberSettingsSchema.parse({
+      name: 'test',
+      budgetMicroUsd: MEMBER_BUDGET,
+      windowBudgets: [{ window: 'day', limitMicroUsd: MEMBER_BUDGET - 100 }],
+    }),
+  )
+  const narrow = { memberId, budgetMicroUsd: MEMBER_BUDGET / 2 }
+  return [await account.addKey({ memberId }), await account.addKey(narrow)]
+}
+
+async function expectWithinBudgets(account: TestAccount): Promise<void> {
+  const { budget } = (await account.stub().describeAccount())!
+  const members = await account.stub().listMembers()
+  const keys = await account.stub().listKeys()
+  const windows = members.flatMap((member) =>
+    member.windows.map((window) => ({ ...member.budget, ...window })),
+  )
+  for (const each of [budget, ...[...members, ...keys].map((owner) => owner.budget), ...windows]) {
+    const { spentMicroUsd, reservedMicroUsd, limitMicroUsd } = each
+    expect(spentMicroUsd + reservedMicroUsd).toBeLessThanOrEqual(limitMicroUsd ?? ACCOUNT_BUDGET)
+  }
+}
 
 async function expectLedgerToAgree({ account, admitted, results }: Run): Promise<void> {
   const { records, sums } = await findUsage(env.DB, {
@@ -220,6 +250,11 @@ async function expectLedgerToAgree({ account, admitted, results }: Run): Promise
     expect(billedToKey).toBe(key.budget.spentMicroUsd)
     expect(billedToKey).toBeLessThanOrEqual(key.budget.limitMicroUsd ?? ACCOUNT_BUDGET)
   }
+
+  const [member] = await account.stub().listMembers()
+  const ofMember = records.filter(({ memberId }) => memberId === member?.memberId)
+  const billedToMember = ofMember.reduce((sum, { feeMicroUsd }) => sum + feeMicroUsd, 0)
+  expect(billedToMember).toBe(member?.budget.spentMicroUsd)
 
   const fees = new Map(records.map((record) => [record.requestId, record.feeMicroUsd]))
   const settledIds = new Set<string>()

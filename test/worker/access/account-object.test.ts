@@ -24,6 +24,7 @@ describe('admission', () => {
     expect(results.filter(({ outcome }) => outcome === 'admitted')).toHaveLength(10)
     expect(results.find(({ outcome }) => outcome !== 'admitted')).toEqual({
       outcome: 'over_budget',
+      standsForMs: 0,
       scope: 'account',
       window: 'total',
       resetsAtMs: null,
@@ -59,10 +60,11 @@ describe('admission', () => {
     const first = await admitOne(account)
     await admitOne(account)
     const refused = await account.stub().admit(composeAdmit(account.key))
-    expect(refused).toEqual({ outcome: 'too_many_at_once', limit: 2 })
+    const crowded = { outcome: 'too_many_at_once', model: null }
+    expect(refused).toEqual({ ...crowded, scope: 'key', limit: 2 })
     await account.stub().admit(composeAdmit(other))
     const full = await account.stub().admit(composeAdmit(other))
-    expect(full).toEqual({ outcome: 'too_many_at_once', limit: 3 })
+    expect(full).toEqual({ ...crowded, scope: 'account', limit: 3 })
     await account.stub().settle(composeSettlement(first))
     expect((await account.stub().admit(composeAdmit(other))).outcome).toBe('admitted')
   })
@@ -155,16 +157,20 @@ describe('keys and limits', () => {
     expect(await account.stub().describeKey(account.key.keyHash)).toEqual({
       outcome: 'key',
       accountWindows: [],
+      accountModelLimits: [],
+      member: null,
       credit: { isPrepaid: false, balanceMicroUsd: 0, reservedMicroUsd: 100 },
       accountId: account.accountId,
       key: {
         keyId: account.key.keyId,
+        memberId: null,
         name: 'test',
         start: account.key.key.slice(0, 24),
         createdAtMs: Date.now(),
         expiresAtMs: null,
         revokedAtMs: null,
         windows: [],
+        modelLimits: [],
         scopes: null,
         tier: 'standard',
         lastUsedAtMs: Date.now(),

@@ -36,6 +36,7 @@ test('in advance: exactly what the balance covers runs, however many ask at once
   const admit = () => account.stub().admit(composeAdmit(account.key))
   expect(await admit()).toEqual({
     outcome: 'over_balance',
+    standsForMs: 60_000,
     balanceMicroUsd: 0,
     reservedMicroUsd: 0,
   })

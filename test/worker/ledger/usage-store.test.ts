@@ -111,6 +111,7 @@ describe('writeLedger', () => {
       start: 'tg_m_abcd',
       createdAtMs: 1,
       revokedAtMs: null,
+      memberId: 'mem_mirror',
     }
     const send = (revokedAtMs: number | null) =>
       writeLedger(env.DB, [{ kind: 'key', key: { ...key, revokedAtMs } }])
@@ -118,7 +119,7 @@ describe('writeLedger', () => {
     await send(5)
     await send(null)
     const row = await env.DB.prepare("SELECT * FROM api_keys WHERE id = 'key_mirror'").first()
-    expect(row).toMatchObject({ name: 'test', revoked_at_ms: 5 })
+    expect(row).toMatchObject({ name: 'test', revoked_at_ms: 5, member_id: 'mem_mirror' })
   })
 })
 

@@ -1,6 +1,8 @@
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import { KvPages, type PagedRow } from '../../../gpu-backend/compute/kv-pages.ts'
+import { HostPages } from '../../../gpu-backend/compute/host-pages.ts'
+import type { PagedRow } from '../../../gpu-backend/compute/kv-store.ts'
+import { PRESENT, pagesInput } from '../../../gpu-backend/model/graph-inputs.ts'
 import { TINY_CONFIG } from '../../support/random-model.ts'
 
 const { layerCount, kvHeadCount, headSize } = TINY_CONFIG
@@ -37,7 +39,7 @@ test('every row keeps its tokens, and every page without a row its content, what
   )
   fc.assert(
     fc.property(fc.array(action, { maxLength: 40 }), (actions) => {
-      const pages = new KvPages(TINY_CONFIG, 64 * 10)
+      const pages = new HostPages(TINY_CONFIG, 64 * 10)
       const rows: PagedRow[] = []
       const free = new Set(Array.from({ length: 10 }, (_, page) => page))
       const pagesOfRow = new Map<PagedRow, number[]>()
@@ -69,7 +71,9 @@ test('every row keeps its tokens, and every page without a row its content, what
           for (const page of pagesOfRow.get(row)!) free.add(page)
         } else {
           const count = Math.min(step.count, row.capacity - row.length)
-          if (count > 0) pages.append(row, createPresent(row, count), { first: 0, count })
+          if (count === 0) continue
+          const running = { kv: row, group: 'chunk', firstToken: 0, tokenCount: count } as const
+          pages.append([running], { [PRESENT]: createPresent(row, count) })
         }
       }
       checkRanges(pages, { decode: rows, chunk: [] })
@@ -79,7 +83,7 @@ test('every row keeps its tokens, and every page without a row its content, what
 })
 
 /** Frees the row, lets others be gathered where its pages lay, and finds its full pages in a new row; frees that too. */
-function checkReopened(pages: KvPages, row: PagedRow, own: readonly number[]): void {
+function checkReopened(pages: HostPages, row: PagedRow, own: readonly number[]): void {
   const full = own.slice(0, Math.floor(row.length / 64))
   pages.freeRow(row)
   const again = Object.assign(pages.createRow(), { id: row.id })
@@ -90,17 +94,20 @@ function checkReopened(pages: KvPages, row: PagedRow, own: readonly number[]): v
 }
 
 /** Gathers the rows and reads back every token, and zeros behind the last one. */
-function checkRanges(pages: KvPages, rows: Parameters<KvPages['arrange']>[0]): void {
+function checkRanges(pages: HostPages, rows: Parameters<HostPages['arrange']>[0]): void {
   const ranges = pages.arrange(rows)
   for (const group of ['decode', 'chunk'] as const) {
-    const { first, count, layers } = ranges[group]
+    const { count, indexOf, feeds } = ranges[group]
     const owned = rows[group].reduce((sum, row) => sum + row.pages.length, 0)
     expect(count).toBe(Math.max(1, owned))
     let wrongCount = 0
     for (const row of rows[group]) {
       for (let position = 0; position < row.pages.length * 64; position++) {
-        const page = row.pages[Math.floor(position / 64)]! - first
-        layers.forEach(({ k, v }, layer) => {
+        const page = indexOf(row.pages[Math.floor(position / 64)]!)
+        for (let layer = 0; layer < layerCount; layer++) {
+          const [k, v] = (['k', 'v'] as const).map(
+            (part) => feeds[pagesInput(group, { part, layer })]!,
+          )
           for (let element = 0; element < TOKEN_SIZE; element++) {
             const head = page * kvHeadCount + Math.floor(element / headSize)
             const d = element % headSize
@@ -108,10 +115,10 @@ function checkRanges(pages: KvPages, rows: Parameters<KvPages['arrange']>[0]): v
             const expected = (part: number) =>
               position < row.length ? nameOf(row, { position, part, element }) : 0
             const at = (head * 64 + slot) * headSize + d
-            if (k.data[at] !== expected(layer)) wrongCount++
-            if (v.data[at] !== expected(layerCount + layer)) wrongCount++
+            if (k!.data[at] !== expected(layer)) wrongCount++
+            if (v!.data[at] !== expected(layerCount + layer)) wrongCount++
           }
-        })
+        }
       }
     }
     expect(wrongCount).toBe(0)
@@ -119,5 +126,5 @@ function checkRanges(pages: KvPages, rows: Parameters<KvPages['arrange']>[0]): v
 }
 
 test('a budget below one page is refused by name', () => {
-  expect(() => new KvPages(TINY_CONFIG, 63)).toThrow('KV budget of 63 tokens')
+  expect(() => new HostPages(TINY_CONFIG, 63)).toThrow('KV budget of 63 tokens')
 })

@@ -1,36 +1,39 @@
 import assert from 'node:assert/strict'
-import type { KvRow, PageContent } from '../engine/model-runner.ts'
-import { PAGE_LENGTH, type RowGroup } from '../model/graph-inputs.ts'
+import type { PageContent } from '../engine/model-runner.ts'
+import {
+  listKvParts,
+  PAGE_LENGTH,
+  PRESENT,
+  pagesInput,
+  type RowGroup,
+} from '../model/graph-inputs.ts'
 import type { ModelConfig } from '../model/model-source.ts'
+import {
+  countBudgetPages,
+  createPagedRow,
+  type KvStep,
+  type KvStore,
+  type PagedRow,
+  type PageRange,
+  type RunningRow,
+} from './kv-store.ts'
 import type { Tensor } from './session.ts'
 
-/** A sequence's place in the cache. */
-export interface PagedRow extends KvRow {
-  length: number
-  /** Where the pages that hold its tokens lie now, in order, the last one partly filled. */
-  readonly pages: number[]
-  /** Numbers of pages that were given to it and hold none of its tokens yet. */
-  readonly emptyPages: number[]
-}
-
 /** Pages first … first + count − 1 of the cache, zero-copy. */
-export interface PageRange {
+export interface HostRange extends PageRange {
   readonly first: number
-  readonly count: number
-  /** By layer: [count, KV, 1, 64, D] float32. */
-  readonly layers: readonly { readonly k: Tensor; readonly v: Tensor }[]
+  readonly feeds: Readonly<Record<string, Tensor>>
 }
 
 /**
- * The keys and values of all rows, in pages of 64 positions. All memory is reserved at once; the
- * system commits it page by page as it is touched. Who gets which page is the engine's decision: a
- * page keeps its number and its content, in a row or in none, wherever it lies.
+ * The cache in the memory of JavaScript. All of it is reserved at once; the system commits it page by
+ * page as it is touched. A page keeps its number and its content wherever it lies.
  *
  * A run reads the pages of its rows as one range of memory for each group, decode rows before chunk
  * rows: `arrange` swaps the few pages that lie elsewhere, one when a row begins a page, a row's worth
  * when its prefill ends.
  */
-export class KvPages {
+export class HostPages implements KvStore {
   readonly pageCount: number
   readonly #heads: number
   readonly #headSize: number
@@ -41,14 +44,11 @@ export class KvPages {
   /** Where the page of each number lies, and the number of the page that lies there. */
   readonly #places: Int32Array
   readonly #numbers: Int32Array
-  readonly #ranges = new Map<RowGroup, PageRange>()
+  readonly #ranges = new Map<RowGroup, HostRange>()
   #nextId = 1
 
   constructor(config: ModelConfig, budgetTokens: number) {
-    this.pageCount = Math.floor(budgetTokens / PAGE_LENGTH)
-    if (this.pageCount < 1) {
-      throw new RangeError(`A KV budget of ${budgetTokens} tokens is less than a page of 64.`)
-    }
+    this.pageCount = countBudgetPages(budgetTokens)
     this.#heads = config.kvHeadCount
     this.#headSize = config.headSize
     this.#layers = Array.from({ length: config.layerCount }, () => ({
@@ -61,20 +61,10 @@ export class KvPages {
     this.#numbers = this.#places.slice()
   }
 
-  /** A row without pages. */
   createRow(): PagedRow {
-    return {
-      id: this.#nextId++,
-      length: 0,
-      pages: [],
-      emptyPages: [],
-      get capacity() {
-        return (this.pages.length + this.emptyPages.length) * PAGE_LENGTH
-      },
-    }
+    return createPagedRow(this.#nextId++)
   }
 
-  /** Gives the row its next page; a filled one holds its next 64 tokens already. */
   addPage(row: PagedRow, page: number, content: PageContent): void {
     if (content === 'empty') {
       row.emptyPages.push(page)
@@ -85,7 +75,6 @@ export class KvPages {
     row.length += PAGE_LENGTH
   }
 
-  /** What page `from` holds, in page `to` too. */
   copyPage(from: number, to: number): void {
     const [source, target] = [this.#placeOf(from), this.#placeOf(to)]
     assert(this.#owners[target] === null, `Page ${to} is no row's when another is copied into it.`)
@@ -93,15 +82,32 @@ export class KvPages {
     this.#isUsed[target] = 1
   }
 
-  /** Takes the row's pages from it; they keep what they hold. */
   freeRow(row: PagedRow): void {
     for (const place of row.pages) this.#owners[place] = null
     row.pages.length = 0
     row.emptyPages.length = 0
   }
 
+  prepare(rows: readonly RunningRow[]): KvStep {
+    const pick = (group: RowGroup) => rows.filter((row) => row.group === group).map((row) => row.kv)
+    const ranges = this.arrange({ decode: pick('decode'), chunk: pick('chunk') })
+    const feeds = { ...ranges.decode.feeds, ...ranges.chunk.feeds }
+    return { ranges, feeds, outputs: [PRESENT], deviceOutputs: {} }
+  }
+
+  append(
+    rows: readonly RunningRow[],
+    results: Readonly<Partial<Record<typeof PRESENT, Float32Array>>>,
+  ): void {
+    const present = results[PRESENT]
+    assert(present, 'The run gave its keys and values.')
+    for (const row of rows) this.#appendRow(row, present)
+  }
+
+  close(): void {}
+
   /** Gathers the pages of each group's rows in one range, and gives the ranges. */
-  arrange(rows: Readonly<Record<RowGroup, readonly PagedRow[]>>): Record<RowGroup, PageRange> {
+  arrange(rows: Readonly<Record<RowGroup, readonly PagedRow[]>>): Record<RowGroup, HostRange> {
     const decodeRows = new Set(rows.decode)
     const chunkRows = new Set(rows.chunk)
     const decodeEnd = countPages(rows.decode)
@@ -114,19 +120,16 @@ export class KvPages {
     }
   }
 
-  /**
-   * Appends the row's tokens `firstToken …` of `present`, a run's keys then values of every layer:
-   * [2L, T, KV, D].
-   */
-  append(row: PagedRow, present: Float32Array, tokens: { first: number; count: number }): void {
+  /** `present`: a run's keys then values of every layer, [2L, T, KV, D]. */
+  #appendRow({ kv: row, firstToken, tokenCount }: RunningRow, present: Float32Array): void {
     const tokenSize = this.#heads * this.#headSize
     const partSize = present.length / (2 * this.#layers.length)
-    for (let i = 0; i < tokens.count; i++) {
+    for (let i = 0; i < tokenCount; i++) {
       if (row.length % PAGE_LENGTH === 0) this.#beginPage(row)
       const page = row.pages.at(-1)
       assert(page !== undefined, 'A row that holds tokens has a page.')
       const slot = (page * this.#heads * PAGE_LENGTH + (row.length % PAGE_LENGTH)) * this.#headSize
-      let from = (tokens.first + i) * tokenSize
+      let from = (firstToken + i) * tokenSize
       for (const part of ['k', 'v'] as const) {
         for (const layer of this.#layers) {
           this.#writeHeads(layer[part], slot, present.subarray(from, from + tokenSize))
@@ -213,19 +216,22 @@ export class KvPages {
     this.#places[numberA] = b
   }
 
-  /** At least one page, for a graph's input is never empty. */
-  #range(group: RowGroup, from: number, end: number): PageRange {
+  #range(group: RowGroup, from: number, end: number): HostRange {
     const count = Math.max(1, end - from)
     const first = Math.min(from, this.pageCount - count)
     const known = this.#ranges.get(group)
     if (known?.first === first && known.count === count) return known
     const dims = [count, this.#heads, 1, PAGE_LENGTH, this.#headSize]
-    const view = (array: Float32Array): Tensor => ({
-      data: array.subarray(first * this.#pageSize, (first + count) * this.#pageSize),
-      dims,
-    })
-    const layers = this.#layers.map(({ k, v }) => ({ k: view(k), v: view(v) }))
-    const range = { first, count, layers }
+    const feeds: Record<string, Tensor> = {}
+    for (const { part, layer } of listKvParts(this.#layers.length)) {
+      const data = this.#layers[layer]?.[part].subarray(
+        first * this.#pageSize,
+        (first + count) * this.#pageSize,
+      )
+      assert(data, 'A layer has keys and values.')
+      feeds[pagesInput(group, { part, layer })] = { data, dims }
+    }
+    const range = { first, count, feeds, indexOf: (place: number) => place - first }
     this.#ranges.set(group, range)
     return range
   }
