@@ -76,11 +76,18 @@ test('what is named of a key is changed from the next request on, and nothing el
   }
   await gateway.admin('PATCH', path, { requests_per_minute: 1 })
   expect([await ask(first.api_key), await ask(first.api_key)]).toEqual([200, 429])
-  const { budget } = await gateway.admin('PATCH', path, { requests_per_minute: null })
+  await gateway.admin('PATCH', path, {
+    requests_per_minute: null,
+    model_limits: [{ model: 'm', requests_per_minute: 1 }],
+  })
+  expect([await ask(first.api_key), await ask(first.api_key)]).toEqual([200, 429])
+  const { budget } = await gateway.admin('PATCH', path, { model_limits: [] })
   expect(budget.spent_micro_usd).toBeGreaterThan(before.budget.spent_micro_usd)
 
-  const unknown = await gateway.admin('PATCH', path, { name: 'x', tiers: 'batch' })
-  expect(unknown.error).toMatchObject({ code: 'invalid_request' })
+  for (const field of ['tiers', 'member_id']) {
+    const refused = await gateway.admin('PATCH', path, { name: 'x', [field]: null })
+    expect(refused.error).toMatchObject({ code: 'invalid_request' })
+  }
   await gateway.admin('DELETE', path)
   expect((await gateway.admin('PATCH', path, { name: 'x' })).error.code).toBe('not_found')
 })

@@ -82,12 +82,15 @@ test('who waits is told the place, the least urgent is shed first, and when to c
   const [batch, standard, interactive] = await Promise.all(
     ['batch', 'standard', 'interactive'].map(createKey),
   )
-  await (await ask(standard!, true)).text()
+  const first = await ask(standard!, true)
+  expect(first.headers.get('server-timing')).toMatch(/^auth;dur=\d+, ttft;dur=\d+$/)
+  await first.text()
   close()
   const running = ask(standard!, true)
   const readRunning = createReader(await running)
   const waiting = await ask(batch!, true)
   expect(waiting.headers.get('x-tallygate-queue-position')).toBe('1')
+  expect(waiting.headers.get('server-timing')).toMatch(/^auth;dur=\d+$/)
   const readBatch = createReader(waiting)
   await readBatch(': queued 1\n\n')
 

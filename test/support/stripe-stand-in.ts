@@ -21,7 +21,7 @@ export interface TakenEvent {
 }
 
 /** Thrown where the connection is cut. */
-export class Cut extends Error {}
+class Cut extends Error {}
 
 const IDENTIFIER_KEPT_MS = 24 * 3_600_000
 

@@ -3,14 +3,14 @@ import { type AccountStores, setModelLimits } from './account-stores.ts'
 import type { KeyRow } from './account-tables.ts'
 import { changeLimits } from './meter.ts'
 
-/** What of a key's settings is to be another; the others stay. */
+/** What of a key's settings is to be another; the others stay, as does whose key it is. */
 export type KeyChanges = {
-  readonly [Name in keyof Omit<KeySettings, 'memberId'>]?: KeySettings[Name] | undefined
+  readonly [Name in Exclude<keyof KeySettings, 'memberId'>]?: KeySettings[Name] | undefined
 }
 
 /**
- * Changes a key, from the next request on; what it has spent and its buckets hold stays. Synchronous,
- * and to run as one transaction.
+ * Changes a key, from the next request on; what it has spent stays. Synchronous, and to run as one
+ * transaction.
  */
 export function changeKey(
   stores: AccountStores,
@@ -20,13 +20,12 @@ export function changeKey(
   const { tables, keyDetails, windows, rules, reservations } = stores
   const { keyId } = key
   const { name = key.name, expiresAtMs = key.expiresAtMs, models = key.models } = changes
+  const { scopes, windowBudgets, modelLimits, tier } = changes
   tables.updateKey(keyId, { name, expiresAtMs, models })
-  if (changes.scopes !== undefined) keyDetails.setScopes(keyId, changes.scopes)
-  if (changes.windowBudgets !== undefined) windows.replace(keyId, changes.windowBudgets, nowMs)
-  if (changes.modelLimits !== undefined)
-    setModelLimits(stores, keyId, { modelLimits: changes.modelLimits, nowMs })
-  if (changes.tier !== undefined)
-    rules.setForKey(keyId, { ...rules.ofKey(keyId), tier: changes.tier })
+  if (scopes !== undefined) keyDetails.setScopes(keyId, scopes)
+  if (windowBudgets !== undefined) windows.replace(keyId, windowBudgets, nowMs)
+  if (modelLimits !== undefined) setModelLimits(stores, keyId, { modelLimits, nowMs })
+  if (tier !== undefined) rules.setForKey(keyId, { ...rules.ofKey(keyId), tier })
   const {
     requestsPerMinute = key.requestsPerMinute,
     tokensPerMinute = key.tokensPerMinute,
@@ -34,7 +33,7 @@ export function changeKey(
     budgetMicroUsd = key.budgetMicroUsd,
   } = changes
   const limits = { requestsPerMinute, tokensPerMinute, maxConcurrentRequests, budgetMicroUsd }
-  const { reservedTokenCount: heldTokenCount } = reservations.sum(keyId)
-  const updated = tables.findKeyById(keyId) ?? key
-  tables.updateKeyMeter(keyId, changeLimits(updated, limits, { nowMs, heldTokenCount }))
+  const heldTokenCount = reservations.sum(keyId).reservedTokenCount
+  const renamed = { ...key, name, expiresAtMs, models }
+  tables.updateKeyMeter(keyId, changeLimits(renamed, limits, { nowMs, heldTokenCount }))
 }

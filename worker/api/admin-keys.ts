@@ -57,9 +57,9 @@ export const keyChangesBodySchema = z
     requests_per_minute: keyShape.requests_per_minute.unwrap().optional(),
     tokens_per_minute: keyShape.tokens_per_minute.unwrap().optional(),
     max_concurrent_requests: keyShape.max_concurrent_requests.unwrap().optional(),
-    model_limits: modelLimitsBodySchema.optional(),
     budget_micro_usd: keyShape.budget_micro_usd.unwrap().optional(),
     window_budgets: windowBudgetsBodySchema.optional(),
+    model_limits: modelLimitsBodySchema.optional(),
     tier: settings.tier.unwrap().optional(),
   })
   .transform(

@@ -61,8 +61,7 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
   setRateHeaders(answerHeaders, limits)
   answerHeaders.set(TIER_HEADER, tier)
   c.set('tier', tier)
-  const admittedAtMs = Date.now()
-  answerHeaders.set('server-timing', `auth;dur=${admittedAtMs - startedAtMs}`)
+  answerHeaders.set('server-timing', `auth;dur=${Date.now() - startedAtMs}`)
   c.set('isRelayed', true)
   const relay = request.isStream ? relayStream : relayBody
   const route = createRoute({
@@ -90,7 +89,8 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
   })
   const { concession } = route.current()
   if (concession !== undefined) answerHeaders.set(DEGRADED_HEADER, describeConcession(concession))
-  answerHeaders.append('server-timing', `upstream;dur=${Date.now() - admittedAtMs}`)
+  const timing = response.headers.get('server-timing')
+  if (timing !== null) answerHeaders.append('server-timing', timing)
   return response
 }
 

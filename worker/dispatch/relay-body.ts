@@ -11,7 +11,14 @@ import { createAnswerRecorder } from './answer-recorder.ts'
 import type { GenerationRequest } from './generation-request.ts'
 import { type Evidence, estimateTokenCount, type RelayEnding } from './meter-ending.ts'
 import { composeQueueHeader } from './queue-position.ts'
-import { explainFailure, type RelayJob, respondToNobody, sendJob, waitAtMost } from './relay-job.ts'
+import {
+  composeTiming,
+  explainFailure,
+  type RelayJob,
+  respondToNobody,
+  sendJob,
+  waitAtMost,
+} from './relay-job.ts'
 import { createRelayLine, type RelayLine } from './relay-line.ts'
 import { settleRelay } from './settle-relay.ts'
 
@@ -48,7 +55,7 @@ export async function relayBody(job: RelayJob): Promise<Response> {
   line.quieten()
   switch (early.outcome) {
     case 'answer':
-      return new Response(early.text, { headers: HEADERS })
+      return new Response(early.text, { headers: { ...HEADERS, ...composeTiming(job) } })
     case 'client_left':
       return respondToNobody()
     case 'failed':

@@ -6,7 +6,14 @@ import type { AnswerWording } from './answer-wording.ts'
 import { joinBytes } from './join-bytes.ts'
 import { type Evidence, estimateTokenCount, type RelayEnding } from './meter-ending.ts'
 import { composeQueueHeader, tellQueuePosition } from './queue-position.ts'
-import { explainFailure, type RelayJob, respondToNobody, sendJob, waitAtMost } from './relay-job.ts'
+import {
+  composeTiming,
+  explainFailure,
+  type RelayJob,
+  respondToNobody,
+  sendJob,
+  waitAtMost,
+} from './relay-job.ts'
 import { createRelayLine, type RelayLine } from './relay-line.ts'
 import { settleRelay } from './settle-relay.ts'
 import { createSseScanner, type SseFrame } from './sse-frames.ts'
@@ -45,11 +52,11 @@ export async function relayStream(job: RelayJob): Promise<Response> {
     return respondToNobody()
   }
   const isWaiting = early === null
-  const queueHeader = isWaiting ? await composeQueueHeader(job) : {}
+  const timing = isWaiting ? await composeQueueHeader(job) : composeTiming(job)
   const body = line.open()
   job.waitUntil(runRelay(job, { line, meter, arrival, isWaiting }))
   return new Response(body, {
-    headers: { 'content-type': CONTENT_TYPE, 'cache-control': 'no-cache', ...queueHeader },
+    headers: { 'content-type': CONTENT_TYPE, 'cache-control': 'no-cache', ...timing },
   })
 }
 
