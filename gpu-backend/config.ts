@@ -108,6 +108,14 @@ export const backendConfigSchema = z.object({
     .describe(
       'Adapters that one account may have registered, rejected ones too; the operator’s own are not counted. Default 100.',
     ),
+  DATANET_DISK_BYTES: count(1_024, 1_000_000_000_000)
+    .default(268_435_456)
+    .describe(
+      'Disk for the datanets that accounts sent, bytes; an index takes some fifteen times as much memory while an adapter names it. Default 256 MiB.',
+    ),
+  MAX_TENANT_DATANETS: count(1, 1_000_000)
+    .default(16)
+    .describe('Datanets that one account may have. Default 16.'),
   HF_ENDPOINT: z
     .url({ protocol: /^https?$/ })
     .default('https://huggingface.co')

@@ -1,15 +1,15 @@
 import { randomBytes, randomUUID } from 'node:crypto'
 import { join } from 'node:path'
-import type { AdapterStore } from './adapters/adapter-store.ts'
+import { type AdapterStore, openAdapterStore } from './adapters/adapter-store.ts'
 import { createAdapters } from './adapters/create-adapters.ts'
 import { createCounter } from './api/counter.ts'
+import { createQueuePositions } from './api/queue-position.ts'
 import { createReportStore } from './api/report-store.ts'
 import { createServedModel } from './api/served-model.ts'
 import type { Services } from './api/services.ts'
-import type { Attributor } from './attribution/attribution.ts'
-import { createAttributorCache } from './attribution/attributor-cache.ts'
+import { type DatanetStore, openDatanetStore } from './attribution/datanet-store.ts'
+import { createDatanetOpener } from './attribution/open-datanet.ts'
 import type { BackendConfig } from './config.ts'
-import { BackendError } from './errors.ts'
 import type { Log } from './log.ts'
 import type { ThreadEngine } from './thread-engine.ts'
 
@@ -20,14 +20,33 @@ interface Running {
   readonly engine: ThreadEngine
   /** Null: there is none. */
   readonly store: AdapterStore | null
+  /** Null: there is none. */
+  readonly datanets: DatanetStore | null
   readonly log: Log
   readonly shutdownSignal: AbortSignal
+}
+
+/** What is kept in ADAPTER_STORE_DIR, where there is one. */
+export async function openStores(
+  config: BackendConfig,
+): Promise<{ readonly store: AdapterStore | null; readonly datanets: DatanetStore | null }> {
+  const dir = config.ADAPTER_STORE_DIR
+  if (dir === undefined) return { store: null, datanets: null }
+  return {
+    store: await openAdapterStore({ dir, budgetBytes: config.ADAPTER_DISK_BYTES }),
+    datanets: await openDatanetStore({
+      dir: join(dir, 'datanets'),
+      budgetBytes: config.DATANET_DISK_BYTES,
+      maxTenantCount: config.MAX_TENANT_DATANETS,
+      now: Date.now,
+    }),
+  }
 }
 
 /** Everything that the API needs, over a running engine. */
 export function createServices(
   config: BackendConfig,
-  { engine, store, log, shutdownSignal }: Running,
+  { engine, store, datanets, log, shutdownSignal }: Running,
 ): Services {
   const now = Date.now
   const model = createServedModel(engine.model, config.MAX_BATCH)
@@ -42,7 +61,7 @@ export function createServices(
     maxWaitingCount: config.MAX_QUEUE,
     maxCount: config.MAX_ADAPTERS,
     maxTenantCount: config.MAX_TENANT_ADAPTERS,
-    openAttributor: createDatanetOpener(config.DATANETS_DIR),
+    openAttributor: createDatanetOpener({ rootDir: config.DATANETS_DIR ?? null, store: datanets }),
     log,
     now,
   })
@@ -52,6 +71,8 @@ export function createServices(
     adapters: adapters.registry,
     adapterIntake: adapters.intake,
     adapterStats: adapters.stats,
+    datanets,
+    findQueuePosition: createQueuePositions(engine, now),
     reports: createReportStore({ now, maxEndedCount: MAX_REPORT_COUNT }),
     counters: { ends: createCounter(), errors: createCounter() },
     log,
@@ -63,17 +84,5 @@ export function createServices(
     now,
     createSeed: () => randomBytes(8).readBigUInt64LE(),
     createRequestId: () => `req_${randomUUID().replaceAll('-', '')}`,
-  }
-}
-
-function createDatanetOpener(datanetsDir: string | undefined) {
-  const openFolder = createAttributorCache()
-  return async (datanet: string): Promise<Attributor> => {
-    if (datanetsDir !== undefined) return openFolder(join(datanetsDir, datanet))
-    throw new BackendError(
-      'adapter_rejected',
-      'This server has no datanets, and the adapter names one.',
-      { param: 'datanet' },
-    )
   }
 }

@@ -11,6 +11,8 @@ export type BackendErrorCode =
   | 'adapter_in_use'
   | 'request_too_large'
   | 'adapter_rejected'
+  | 'datanet_rejected'
+  | 'datanet_in_use'
   | 'overloaded'
   | 'adapter_unavailable'
   | 'internal_error'
@@ -33,6 +35,8 @@ export const BACKEND_ERRORS = {
   adapter_in_use: { status: 409, type: 'invalid_request_error' },
   request_too_large: { status: 413, type: 'invalid_request_error' },
   adapter_rejected: { status: 422, type: 'invalid_request_error' },
+  datanet_rejected: { status: 422, type: 'invalid_request_error' },
+  datanet_in_use: { status: 409, type: 'invalid_request_error' },
   overloaded: { status: 429, type: 'overloaded_error' },
   adapter_unavailable: { status: 503, type: 'server_error' },
   internal_error: { status: 500, type: 'server_error' },

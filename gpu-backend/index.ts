@@ -1,8 +1,7 @@
-import { openAdapterStore } from './adapters/adapter-store.ts'
 import { registerStartupAdapters, restoreAdapters } from './adapters/startup-adapters.ts'
 import { startServer } from './api/server.ts'
 import { readConfig } from './config.ts'
-import { createServices } from './create-services.ts'
+import { createServices, openStores } from './create-services.ts'
 import { planEngine } from './engine-options.ts'
 import { createLog, keepFrames } from './log.ts'
 import { createStop } from './shutdown.ts'
@@ -22,21 +21,20 @@ async function start(): Promise<void> {
   const config = readConfig()
   await requireFolder('ADAPTERS_DIR', config.ADAPTERS_DIR)
   await requireFolder('DATANETS_DIR', config.DATANETS_DIR)
-  const store =
-    config.ADAPTER_STORE_DIR === undefined
-      ? null
-      : await openAdapterStore({
-          dir: config.ADAPTER_STORE_DIR,
-          budgetBytes: config.ADAPTER_DISK_BYTES,
-        })
+  const stores = await openStores(config)
   const engine = await startThreadEngine(planEngine(config), ({ detail, requestIds }) =>
     log('error', 'engine_fault', { requestId: requestIds.join(), stack: keepFrames(detail) }),
   )
   const shutdown = new AbortController()
-  const services = createServices(config, { engine, store, log, shutdownSignal: shutdown.signal })
+  const services = createServices(config, {
+    engine,
+    ...stores,
+    log,
+    shutdownSignal: shutdown.signal,
+  })
   const { adapters, adapterIntake } = services
   const startup = { adapters, planAdapter: adapterIntake.planFolder, log }
-  if (store !== null) await restoreAdapters(store.records, startup)
+  await restoreAdapters(stores.store?.records ?? [], startup)
   if (config.ADAPTERS_DIR !== undefined) await registerStartupAdapters(config.ADAPTERS_DIR, startup)
   const server = await startServer(services, { host: config.HOST, port: config.PORT })
   const stop = createStop({ server, engine, shutdown, graceMs: config.SHUTDOWN_GRACE_MS, log })

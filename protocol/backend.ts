@@ -134,6 +134,8 @@ export type Usage = z.infer<typeof usageSchema>
 export const requestReportSchema = z.object({
   request_id: z.string(),
   state: z.enum(['running', 'completed', 'cancelled', 'failed']),
+  /** While it waits for its turn: how many go before it, and itself; absent or null: it does not wait. */
+  queue_position: z.int().min(1).nullable().optional(),
   usage: usageSchema,
   /** Null while running, and for requests that failed before they had a prompt. */
   tallygate: provenanceSchema.nullable(),

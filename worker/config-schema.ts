@@ -186,6 +186,25 @@ export const configSchema = z.object({
   OTLP_HEADERS: jsonOf(z.record(z.string(), z.string()))
     .default({})
     .describe('Headers of each export, JSON object; what a receiver wants as its key.'),
+  STRIPE_SECRET_KEY: z
+    .string()
+    .min(1)
+    .optional()
+    .describe(
+      'Secret or restricted key that may write meter events. Absent: Stripe is told nothing.',
+    ),
+  STRIPE_METER_EVENT_NAME: z
+    .string()
+    .min(1)
+    .max(100)
+    .optional()
+    .describe(
+      'Event name of the Stripe meter that sums micro-USD. Absent: Stripe is told nothing.',
+    ),
+  STRIPE_URL: z
+    .url({ protocol: /^https?$/ })
+    .default('https://api.stripe.com')
+    .describe('Base URL of Stripe’s API. Default https://api.stripe.com.'),
   CORS_ORIGINS: z
     .string()
     .default('*')

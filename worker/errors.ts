@@ -14,6 +14,8 @@ export type ErrorCode =
   | 'adapter_rejected'
   | 'adapter_in_use'
   | 'adapter_unavailable'
+  | 'datanet_rejected'
+  | 'datanet_in_use'
   | 'method_not_allowed'
   | 'request_timeout'
   | 'idempotency_conflict'
@@ -110,6 +112,16 @@ export const ERRORS = {
     status: 409,
     type: 'invalid_request_error',
     message: 'Requests still run on the adapter. It takes no new ones, and is gone when they end.',
+  },
+  datanet_rejected: {
+    status: 422,
+    type: 'invalid_request_error',
+    message: 'The datanet cannot be used.',
+  },
+  datanet_in_use: {
+    status: 409,
+    type: 'invalid_request_error',
+    message: 'Adapters name the datanet. Delete them first.',
   },
   adapter_unavailable: {
     status: 503,

@@ -39,6 +39,7 @@ type LogEvent =
   | 'scheduled_failed'
   | 'telemetry_failed'
   | 'prices_failed'
+  | 'stripe_failed'
 
 export type Log = (event: LogEvent, fields: LogFields) => void
 

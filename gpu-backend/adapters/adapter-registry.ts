@@ -54,6 +54,8 @@ export interface AdapterRegistry {
    * registered for as long. Tells which member is not registered.
    */
   readonly leaseMerge: (plan: MergePlan, signal?: AbortSignal) => Promise<MergeLeaseResult>
+  /** Ids of the tenant's adapters that name a datanet, those that are being registered too, sorted. */
+  readonly listByDatanet: (tenant: Tenant, datanet: string) => readonly string[]
   readonly find: (id: string) => AdapterEntry | null
   readonly list: () => readonly AdapterEntry[]
 }
@@ -94,6 +96,8 @@ interface Slot {
   /** The last of the registrations and removals that were asked for. */
   tail: Promise<unknown>
   pendingCount: number
+  /** Registrations that have not ended. */
+  readonly pending: Set<AdapterRegistration>
   /** The newest of them, when it is a registration. */
   newest: {
     readonly registration: AdapterRegistration
@@ -124,7 +128,9 @@ class Registry implements AdapterRegistry {
     const done = this.#enqueue(slot, () => this.#add(slot, registration, isKept))
     const newest = { registration, done }
     slot.newest = newest
+    slot.pending.add(registration)
     return done.finally(() => {
+      slot.pending.delete(registration)
       if (slot.newest === newest) slot.newest = null
     })
   }
@@ -171,6 +177,16 @@ class Registry implements AdapterRegistry {
       weighed.push({ version, weightPpm })
     }
     return { outcome: 'leased', lease: await this.#options.merges.lease(weighed, rule, signal) }
+  }
+
+  listByDatanet(tenant: Tenant, datanet: string): readonly string[] {
+    return [...this.#slots.values()]
+      .filter(({ id }) => splitName(id).tenant === tenant)
+      .filter(({ serving, pending }) =>
+        [serving, ...pending].some((each) => each?.datanet === datanet),
+      )
+      .map(({ id }) => splitName(id).name)
+      .sort()
   }
 
   find(id: string): AdapterEntry | null {
@@ -315,6 +331,7 @@ function createSlot(id: string): Slot {
     isRemote: false,
     tail: Promise.resolve(),
     pendingCount: 0,
+    pending: new Set(),
     newest: null,
   }
 }

@@ -1,14 +1,22 @@
 import { z } from 'zod'
 import { type AdapterListing, adapterIdSchema } from '../../protocol/adapter-listing.ts'
 import { addressSchema } from '../../protocol/digest.ts'
-import { datanetNameSchema, type RegistrationFields } from '../adapters/adapter-folder.ts'
+import {
+  CONFIG_FILE,
+  datanetNameSchema,
+  MANIFEST_FILE,
+  MAX_JSON_BYTES,
+  type RegistrationFields,
+  rejectFile,
+  WEIGHTS_FILE,
+} from '../adapters/adapter-folder.ts'
 import type { AdapterEntry } from '../adapters/adapter-registry.ts'
 import type { StoredSource } from '../adapters/adapter-store.ts'
 import { hubRepoSchema, hubRevisionSchema } from '../adapters/hub-client.ts'
 import { qualifyName, splitName, type Tenant } from '../adapters/owned-name.ts'
 import { BackendError } from '../errors.ts'
-import { receiveUpload } from './adapter-upload.ts'
 import { parseFields, readJsonBody } from './json-body.ts'
+import { receiveUpload } from './receive-upload.ts'
 import type { BackendContext, Services } from './services.ts'
 import { requireOwner } from './tenant.ts'
 
@@ -77,8 +85,12 @@ async function registerUpload(
   const tenant = requireOwner(c)
   const folder = await adapterIntake.stage()
   try {
-    const { maxFileBytes } = adapterIntake
-    const received = await receiveUpload(c.req.raw, { folder, maxFileBytes })
+    const maxBytes = new Map([
+      [CONFIG_FILE, MAX_JSON_BYTES],
+      [WEIGHTS_FILE, adapterIntake.maxFileBytes],
+      [MANIFEST_FILE, MAX_JSON_BYTES],
+    ])
+    const received = await receiveUpload(c.req.raw, { folder, maxBytes, reject: rejectFile })
     const fields = ownFields(parseFields(uploadSchema, received), tenant)
     const registration = await adapterIntake.planUpload(folder, fields)
     return await adapters.register(registration, { isKept: true })

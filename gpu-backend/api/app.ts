@@ -11,6 +11,7 @@ import { BackendError } from '../errors.ts'
 import { findAdapter, listAdapters, registerAdapter, unregisterAdapter } from './adapters.ts'
 import { answerChatCompletion } from './chat-completions.ts'
 import { answerCompletion } from './completions.ts'
+import { deleteDatanet, findDatanet, keepDatanet, listDatanets } from './datanets.ts'
 import { answerEmbeddings } from './embeddings.ts'
 import { answerError } from './error-response.ts'
 import { answerHealth } from './health.ts'
@@ -38,6 +39,8 @@ const ROUTES: Record<string, Readonly<Record<string, Operation>>> = {
   '/v1/models/:id{.+}': { GET: findModel },
   '/v1/adapters': { GET: listAdapters, POST: registerAdapter },
   '/v1/adapters/:id': { GET: findAdapter, DELETE: unregisterAdapter },
+  '/v1/datanets': { GET: listDatanets, POST: keepDatanet },
+  '/v1/datanets/:id': { GET: findDatanet, DELETE: deleteDatanet },
   '/tallygate/requests/:id': { GET: findRequestReport },
 }
 

@@ -2,6 +2,7 @@ import type { Context } from 'hono'
 import type { Tier } from '../../protocol/backend.ts'
 import type { AdapterRegistry } from '../adapters/adapter-registry.ts'
 import type { AdapterIntake, AdapterStats } from '../adapters/create-adapters.ts'
+import type { DatanetStore } from '../attribution/datanet-store.ts'
 import type { EngineHandle } from '../engine-handle.ts'
 import type { Log } from '../log.ts'
 import type { Counter } from './counter.ts'
@@ -15,7 +16,11 @@ export interface Services {
   readonly adapters: AdapterRegistry
   readonly adapterIntake: AdapterIntake
   readonly adapterStats: () => AdapterStats
+  /** Null: there is no store. */
+  readonly datanets: DatanetStore | null
   readonly reports: ReportStore
+  /** Where a request waits for its turn; null: it does not. */
+  readonly findQueuePosition: (requestId: string) => Promise<number | null>
   readonly counters: {
     /** Ends of requests that ran: `completed`, `cancelled`, `failed`. */
     readonly ends: Counter

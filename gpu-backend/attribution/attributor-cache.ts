@@ -4,21 +4,33 @@ import type { Attributor } from './attribution.ts'
 import { createAttributor } from './create-attributor.ts'
 import { CONTRIBUTORS_FILE, DATANET_FILE, readDatanet } from './datanet.ts'
 
-/** Opens datanets by folder: adapters of one datanet share its index, until one of its files changes. */
+interface Entry {
+  readonly fingerprint: string
+  opened: Promise<Attributor> | WeakRef<Attributor>
+}
+
+/**
+ * Opens datanets by folder: adapters of one datanet share its index, until one of its files changes.
+ * An index goes with the last adapter that has it.
+ */
 export function createAttributorCache(): (folder: string) => Promise<Attributor> {
-  const cached = new Map<
-    string,
-    { readonly fingerprint: string; readonly opened: Promise<Attributor> }
-  >()
+  const cached = new Map<string, Entry>()
   const open = async (folder: string) => createAttributor(await readDatanet(folder))
   return async (folder) => {
     const fingerprint = await fingerprintFiles(folder)
     const known = cached.get(folder)
-    if (known?.fingerprint === fingerprint) return known.opened
-    const entry = { fingerprint, opened: open(folder) }
+    const held = known?.opened instanceof WeakRef ? known.opened.deref() : known?.opened
+    if (held && known?.fingerprint === fingerprint) return held
+    const opened = open(folder)
+    const entry: Entry = { fingerprint, opened }
     cached.set(folder, entry)
-    entry.opened.catch(() => cached.delete(folder))
-    return entry.opened
+    opened.then(
+      (attributor) => {
+        entry.opened = new WeakRef(attributor)
+      },
+      () => cached.delete(folder),
+    )
+    return opened
   }
 }
 

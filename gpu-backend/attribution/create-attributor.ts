@@ -22,7 +22,7 @@ export function createAttributor(datanet: Datanet): Attributor {
     }
   }
   return {
-    digest: digestAttributor(datanet),
+    digest: digestAttributor(datanet.digest),
     attribute: (answer): Attribution => {
       const words = splitWords(answer)
       const spans = pickSpans(
@@ -48,7 +48,7 @@ export function createAttributor(datanet: Datanet): Attributor {
 }
 
 /** SHA-256 of the rule's JSON, a line feed and the datanet's digest. */
-function digestAttributor(datanet: Datanet): Digest {
-  const named = `${JSON.stringify(SPAN_RULE)}\n${datanet.digest}`
+export function digestAttributor(datanetDigest: Digest): Digest {
+  const named = `${JSON.stringify(SPAN_RULE)}\n${datanetDigest}`
   return `0x${createHash('sha256').update(named).digest('hex')}`
 }

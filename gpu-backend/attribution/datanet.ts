@@ -2,7 +2,12 @@ import { createHash } from 'node:crypto'
 import { readFile, stat } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { z } from 'zod'
-import { type Address, addressSchema, type Digest } from '../../protocol/digest.ts'
+import {
+  contributorsSchema,
+  MAX_CONTRIBUTORS_BYTES,
+  MAX_DATANET_BYTES,
+} from '../../protocol/datanet-listing.ts'
+import type { Address, Digest } from '../../protocol/digest.ts'
 import { BackendError } from '../errors.ts'
 
 export const DATANET_FILE = 'datanet.jsonl'
@@ -36,16 +41,7 @@ export interface DatanetFiles {
   readonly contributorsJson: Uint8Array
 }
 
-/** The index is built in one go on the HTTP thread; this much takes it about a second. */
-export const MAX_DATANET_SIZE_BYTES = 4 * 1024 * 1024
-const MAX_CONTRIBUTORS_SIZE_BYTES = 1024 * 1024
-
 const idSchema = z.string().min(1).max(200)
-
-const contributorsSchema = z.record(
-  idSchema,
-  z.strictObject({ payee: addressSchema, name: z.string().min(1).max(200) }),
-)
 
 const datumSchema = z.strictObject({
   id: idSchema,
@@ -61,62 +57,62 @@ const datumSchema = z.strictObject({
 
 /**
  * Reads the datanet in a folder: `datanet.jsonl` and `contributors.json`. Its name is the folder's.
- * @throws BackendError `adapter_rejected`, naming the file, line and field at fault.
+ * @throws BackendError `datanet_rejected`, naming the file, line and field at fault.
  */
 export async function readDatanet(folder: string): Promise<Datanet> {
   const [datanetJsonl, contributorsJson] = await Promise.all([
-    readLimited(folder, DATANET_FILE, MAX_DATANET_SIZE_BYTES),
-    readLimited(folder, CONTRIBUTORS_FILE, MAX_CONTRIBUTORS_SIZE_BYTES),
+    readLimited(folder, DATANET_FILE, MAX_DATANET_BYTES),
+    readLimited(folder, CONTRIBUTORS_FILE, MAX_CONTRIBUTORS_BYTES),
   ])
   return parseDatanet(basename(folder), { datanetJsonl, contributorsJson })
 }
 
 /**
  * The datanet that the two files describe.
- * @throws BackendError `adapter_rejected`, naming the file, line and field at fault.
+ * @throws BackendError `datanet_rejected`, naming the file, line and field at fault.
  */
 export function parseDatanet(name: string, files: DatanetFiles): Datanet {
   const contributors = parseContributors(files.contributorsJson)
   const data: Datum[] = []
   const lineOfId = new Map<string, number>()
-  const lines = decodeUtf8(files.datanetJsonl, 'datanet.jsonl').split('\n')
+  const lines = decodeUtf8(files.datanetJsonl, DATANET_FILE).split('\n')
   for (const [index, line] of lines.entries()) {
     if (line.trim() === '') continue
-    const where = `datanet.jsonl line ${index + 1}`
+    const where = `${DATANET_FILE} line ${index + 1}`
     const datum = parseDatum(line, where)
     const earlier = lineOfId.get(datum.id)
     if (earlier !== undefined) {
-      throw rejected(`${where}: id: "${datum.id}" is already the id of line ${earlier}`)
+      throw rejected(where, `id: "${datum.id}" is already the id of line ${earlier}`)
     }
     if (!contributors.has(datum.contributor)) {
-      throw rejected(`${where}: contributor: "${datum.contributor}" is not in contributors.json`)
+      throw rejected(where, `contributor: "${datum.contributor}" is not in contributors.json`)
     }
     lineOfId.set(datum.id, index + 1)
     data.push(datum)
   }
-  if (data.length === 0) throw rejected('datanet.jsonl: holds no examples')
+  if (data.length === 0) throw rejected(DATANET_FILE, 'holds no examples')
   return { name, digest: digestFiles(files), contributors, data }
 }
 
 function parseContributors(bytes: Uint8Array): ReadonlyMap<string, Contributor> {
-  const where = 'contributors.json'
+  const where = CONTRIBUTORS_FILE
   const parsed = contributorsSchema.safeParse(parseJson(decodeUtf8(bytes, where), where))
-  if (!parsed.success) throw rejected(`${where}: ${describeIssue(parsed.error)}`)
+  if (!parsed.success) throw rejected(where, describeIssue(parsed.error))
   return new Map(Object.entries(parsed.data))
 }
 
 function parseDatum(line: string, where: string): Datum {
   const parsed = datumSchema.safeParse(parseJson(line, where))
-  if (!parsed.success) throw rejected(`${where}: ${describeIssue(parsed.error)}`)
+  if (!parsed.success) throw rejected(where, describeIssue(parsed.error))
   const { id, contributor, licence, messages, text } = parsed.data
   if ((messages === undefined) === (text === undefined)) {
-    throw rejected(`${where}: must have either "messages" or "text"`)
+    throw rejected(where, 'must have either "messages" or "text"')
   }
   const completions =
     text === undefined
       ? (messages ?? []).filter(({ role }) => role === 'assistant').map(({ content }) => content)
       : [text]
-  if (completions.length === 0) throw rejected(`${where}: messages: none is by the assistant`)
+  if (completions.length === 0) throw rejected(where, 'messages: none is by the assistant')
   return { id, contributor, licence, completions }
 }
 
@@ -125,12 +121,12 @@ async function readLimited(folder: string, name: string, limitBytes: number): Pr
   try {
     const { size } = await stat(path)
     if (size > limitBytes) {
-      throw rejected(`${name}: has ${size} bytes, and at most ${limitBytes} are read`)
+      throw rejected(name, `has ${size} bytes, and at most ${limitBytes} are read`)
     }
     return await readFile(path)
   } catch (error) {
     if (error instanceof BackendError) throw error
-    throw rejected(`${name}: cannot be read`, error)
+    throw rejected(name, 'cannot be read', error)
   }
 }
 
@@ -138,7 +134,7 @@ function decodeUtf8(bytes: Uint8Array, where: string): string {
   try {
     return new TextDecoder('utf-8', { fatal: true }).decode(bytes)
   } catch (error) {
-    throw rejected(`${where}: is not UTF-8`, error)
+    throw rejected(where, 'is not UTF-8', error)
   }
 }
 
@@ -146,7 +142,7 @@ function parseJson(text: string, where: string): unknown {
   try {
     return JSON.parse(text)
   } catch (error) {
-    throw rejected(`${where}: is not valid JSON`, error)
+    throw rejected(where, 'is not valid JSON', error)
   }
 }
 
@@ -162,7 +158,8 @@ function digestFiles(files: DatanetFiles): Digest {
   return `0x${sha256(Buffer.concat(parts)).toString('hex')}`
 }
 
-/** A datanet is read because an adapter names it: its faults are reasons to refuse that adapter. */
-function rejected(why: string, cause?: unknown): BackendError {
-  return new BackendError('adapter_rejected', `The datanet's ${why}.`, { param: 'datanet', cause })
+/** `where`: a file, perhaps with its line. */
+function rejected(where: string, why: string, cause?: unknown): BackendError {
+  const message = `The datanet's ${where}: ${why}.`
+  return new BackendError('datanet_rejected', message, { param: where, cause })
 }

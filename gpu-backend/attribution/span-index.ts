@@ -1,5 +1,6 @@
 import type { Datum } from './datanet.ts'
 import { SPAN_RULE } from './span-rule.ts'
+import { sortSuffixes } from './suffix-order.ts'
 import { splitWords } from './words.ts'
 
 /** A run of the answer's words that stands word for word in a datum. */
@@ -34,6 +35,8 @@ interface SuffixArray {
   readonly completionAt: Int32Array
   /** [S] int32: places of `text` that hold a word, ordered by what follows from there. */
   readonly places: Int32Array
+  /** [⌈S / BLOCK⌉] int32: the smallest place of each block of `places`. */
+  readonly blockMinima: Int32Array
 }
 
 /**
@@ -158,14 +161,14 @@ function createSuffixArray(
     }
     place += words.length + 1
   }
-  const places = Int32Array.from(text.keys()).filter((start) => at(text, start) >= 0)
-  places.sort((a, b) => {
-    let length = 0
-    while (text[a + length] === text[b + length] && a !== b) length += 1
-    return at(text, a + length) - at(text, b + length)
-  })
-  return { text, completionAt, places }
+  const places = sortSuffixes(text).filter((start) => at(text, start) >= 0)
+  const blockMinima = Int32Array.from({ length: Math.ceil(places.length / BLOCK) }, (_, block) =>
+    places.subarray(block * BLOCK, (block + 1) * BLOCK).reduce((a, b) => Math.min(a, b)),
+  )
+  return { text, completionAt, places, blockMinima }
 }
+
+const BLOCK = 1024
 
 interface Match {
   readonly firstWord: number
@@ -219,18 +222,31 @@ function findLongest(
   return best
 }
 
-/** The places that hold a span stand together in the order; the smallest was registered first. */
-function findFirstPlace({ text, places }: SuffixArray, span: Int32Array, rank: number): number {
-  const holdsSpan = (place: number) => span.every((word, i) => text[place + i] === word)
+/** The places that hold a span stand together in the order, around `rank`; the smallest was registered first. */
+function findFirstPlace(suffixes: SuffixArray, span: Int32Array, rank: number): number {
+  const { text, places, blockMinima } = suffixes
+  const holdsSpan = (at: number) => span.every((word, i) => text[(places[at] ?? 0) + i] === word)
+  const begin = findBorder(0, rank, (at) => !holdsSpan(at))
+  const end = findBorder(rank, places.length, holdsSpan)
   let first = at(places, rank)
-  for (const step of [-1, 1]) {
-    for (let next = rank + step; next >= 0 && next < places.length; next += step) {
-      const place = at(places, next)
-      if (!holdsSpan(place)) break
-      first = Math.min(first, place)
-    }
+  for (let next = begin; next < end; next += 1) {
+    const isWholeBlock = next % BLOCK === 0 && next + BLOCK <= end
+    first = Math.min(first, isWholeBlock ? at(blockMinima, next / BLOCK) : at(places, next))
+    if (isWholeBlock) next += BLOCK - 1
   }
   return first
+}
+
+/** The first of `from` to `to` that is not before the border. */
+function findBorder(from: number, to: number, isBefore: (at: number) => boolean): number {
+  let low = from
+  let high = to
+  while (low < high) {
+    const middle = (low + high) >> 1
+    if (isBefore(middle)) low = middle + 1
+    else high = middle
+  }
+  return low
 }
 
 function at<T>(values: { readonly [index: number]: T }, index: number): T {

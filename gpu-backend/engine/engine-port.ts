@@ -108,6 +108,8 @@ export type EngineEvent =
 export interface EngineStats {
   readonly runningCount: number
   readonly waitingCount: number
+  /** The first of those that wait, in the order of tier, age and arrival; turns between tenants may change it. */
+  readonly waitingIds: readonly string[]
   readonly stepCount: number
   /** Prompt tokens computed or found, as they are billed. */
   readonly promptTokenCount: number

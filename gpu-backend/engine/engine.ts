@@ -23,6 +23,9 @@ import { createWaitingQueue, type WaitingQueue } from './waiting-queue.ts'
 
 const FAULT_MESSAGE = 'The model failed on this request.'
 
+/** Whoever waits further behind than this is not told where. */
+const TOLD_WAITING_COUNT = 1_000
+
 /** A tenant that asked for little may be ahead of the others by the tokens of so many steps. */
 const BURST_STEPS = 8
 
@@ -139,6 +142,7 @@ export class Engine {
       ...this.#accounting.counts,
       runningCount: this.#running.count,
       waitingCount: this.#waiting.size(),
+      waitingIds: this.#waiting.listFirst(TOLD_WAITING_COUNT).map(({ request }) => request.id),
       kvUsedTokens: usedTokens,
       kvCachedTokens: cachedTokens,
       kvTotalTokens: totalTokens,

@@ -17,6 +17,8 @@ export interface Standing<T> {
 /** Who waits for a place and KV memory: more urgent levels first, within a level fair between tenants, in order of arrival within a tenant. */
 export interface WaitingQueue<T extends Queued> {
   readonly size: () => number
+  /** The first `count`, most urgent levels first, then in order of arrival: whose turn it is between tenants is not in it. */
+  readonly listFirst: (count: number) => readonly T[]
   readonly enter: (item: T) => void
   /** The request takes the place of one of its group that has ended, for which `noteEnd` is not called. */
   readonly takeOver: (item: T) => void
@@ -118,6 +120,7 @@ export function createWaitingQueue<T extends Queued>(
 
   return {
     size: () => entries.length,
+    listFirst: (count) => sortWaiting(entries, levelOf).slice(0, count),
     enter(item) {
       const hasWaiting = entries.some(({ tenant }) => tenant === item.tenant)
       fairness.enter(item.tenant, hasWaiting)
@@ -152,6 +155,16 @@ export function createWaitingQueue<T extends Queued>(
       drainRate.noteEnd(nowMs())
     },
   }
+}
+
+function sortWaiting<T extends Queued>(
+  entries: readonly Entry<T>[],
+  levelOf: (urgent: Urgent) => number,
+): readonly T[] {
+  return entries
+    .map((entry) => ({ entry, level: levelOf(entry.item) }))
+    .sort((a, b) => a.level - b.level || (isBefore(a.entry, b.entry) ? -1 : 1))
+    .map(({ entry }) => entry.item)
 }
 
 function isBefore<T extends Queued>(left: Entry<T>, right: Entry<T>): boolean {

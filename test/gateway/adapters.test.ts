@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setImmediate } from 'node:timers/promises'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { type ApiDocument, findOperation, readApiDocument } from '../support/api-document.ts'
 import { type GatewayUnderTest, startGatewayUnderTest } from '../support/gateway-under-test.ts'
 import { startHubServer } from '../support/hub-server.ts'
 import { type ModelBackend, startModelBackend } from '../support/model-backend.ts'
@@ -18,6 +19,7 @@ let scratch: string
 let backends: ModelBackend[]
 let hub: Awaited<ReturnType<typeof startHubServer>>
 let gateway: GatewayUnderTest
+let api: ApiDocument
 let ada: Caller
 let bob: Caller
 
@@ -30,6 +32,7 @@ beforeAll(async () => {
     backends.map(({ url }, index) => ({ id: `b${index + 1}`, url })),
     { MAX_UPLOAD_BYTES: String(MAX_UPLOAD_BYTES) },
   )
+  api = await readApiDocument(gateway.url)
   ada = await createCaller(gateway.accountId)
   bob = await createCaller((await gateway.admin('POST', '/accounts', { name: 'bob' })).id)
 }, 60_000)
@@ -58,8 +61,8 @@ async function createCaller(accountId: string, keyFields: object = {}) {
       },
       ...(body && { body: body instanceof FormData ? body : JSON.stringify(body) }),
     })
-    // biome-ignore lint/suspicious/noExplicitAny: whatever the endpoint answers
-    return { status: response.status, body: (await response.json()) as any }
+    const operationId = findOperation(api, method, path)
+    return { status: response.status, body: await api.expectDocumented(operationId, response) }
   }
   return {
     accountId,

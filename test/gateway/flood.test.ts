@@ -2,6 +2,7 @@ import { createHmac } from 'node:crypto'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { type GatewayUnderTest, startGatewayUnderTest } from '../support/gateway-under-test.ts'
 import {
+  type Exchange,
   type ScriptedUpstream,
   startScriptedUpstream,
   usageOf,
@@ -11,12 +12,16 @@ const FREE_CALLS_PER_MINUTE = 60
 const FLOOD_COUNT = 400
 const PARALLEL_COUNT = 16
 
+/** Requests that wait for an answer. */
+const held: Exchange[] = []
+
 let upstream: ScriptedUpstream
 let gateway: GatewayUnderTest
 
 beforeAll(async () => {
   upstream = await startScriptedUpstream({
     m: { script: (each) => each.sendJson(200, { id: 'x', choices: [], usage: usageOf(6, 0) }) },
+    held: { script: (each) => void held.push(each) },
   })
   gateway = await startGatewayUnderTest([{ id: 'scripted', url: upstream.url }], {
     FREE_CALLS_PER_MINUTE: String(FREE_CALLS_PER_MINUTE),
@@ -113,6 +118,25 @@ test('nor one whose requests may be answers to be given again', async () => {
   )
   const allowed = FREE_CALLS_PER_MINUTE * (1 + lastedSeconds / 60)
   expect(callCount).toBeLessThanOrEqual(allowed + boundCalls(lastedSeconds))
+})
+
+test('nor one beside as many requests as may run at the same time', async () => {
+  const { api_key } = await createKey({ max_concurrent_requests: 2 })
+  const running = [complete(api_key, { model: 'held' }), complete(api_key, { model: 'held' })]
+  await expect.poll(() => held.length, { timeout: 5_000 }).toBe(2)
+  const { byStatus, callCount, lastedSeconds } = await flood(() => complete(api_key))
+  expect([...byStatus.keys()]).toEqual([429])
+  expect(callCount).toBeLessThanOrEqual(boundCalls(lastedSeconds))
+  expect(await byStatus.get(429)!.at(-1)!.json()).toMatchObject({
+    error: {
+      code: 'concurrency_exceeded',
+      message: "The key's limit of 2 parallel requests is reached.",
+    },
+  })
+  for (const each of held) each.sendJson(200, { id: 'x', choices: [], usage: usageOf(6, 0) })
+  // Settled before its last bytes.
+  for (const response of running) expect(await (await response).text()).toContain('usage')
+  expect((await complete(api_key)).status).toBe(200)
 })
 
 test('nor one of calls that cost nothing', async () => {

@@ -51,6 +51,47 @@ test('a rotated key keeps its id and books; the old secret holds for its grace a
   expect(refused.error.code).toBe('not_found')
 })
 
+test('what is named of a key is changed from the next request on, and nothing else', async () => {
+  const first = await gateway.admin('POST', keys, { name: 'plain', budget_micro_usd: 1_000_000 })
+  const path = `${keys}/${first.id}`
+  expect(await ask(first.api_key)).toBe(200)
+  const before = (await gateway.admin('GET', keys)).data.find(
+    ({ id }: { id: string }) => id === first.id,
+  )
+  const renamed = await gateway.admin('PATCH', path, { name: 'renamed', tier: 'batch' })
+  expect(renamed).toEqual({ ...before, name: 'renamed', tier: 'batch' })
+
+  const steps: readonly [changes: object, back: object, refusal: number][] = [
+    [{ models: ['other'] }, { models: null }, 403],
+    [{ scopes: ['usage:read'] }, { scopes: null }, 403],
+    [{ expires_at_ms: 1 }, { expires_at_ms: null }, 401],
+    [{ budget_micro_usd: 0 }, { budget_micro_usd: 1_000_000 }, 402],
+    [{ window_budgets: [{ window: 'day', limit_micro_usd: 0 }] }, { window_budgets: [] }, 402],
+  ]
+  for (const [changes, back, refusal] of steps) {
+    await gateway.admin('PATCH', path, changes)
+    expect([changes, await ask(first.api_key)]).toEqual([changes, refusal])
+    await gateway.admin('PATCH', path, back)
+    expect([back, await ask(first.api_key)]).toEqual([back, 200])
+  }
+  await gateway.admin('PATCH', path, { requests_per_minute: 1 })
+  expect([await ask(first.api_key), await ask(first.api_key)]).toEqual([200, 429])
+  await gateway.admin('PATCH', path, {
+    requests_per_minute: null,
+    model_limits: [{ model: 'm', requests_per_minute: 1 }],
+  })
+  expect([await ask(first.api_key), await ask(first.api_key)]).toEqual([200, 429])
+  const { budget } = await gateway.admin('PATCH', path, { model_limits: [] })
+  expect(budget.spent_micro_usd).toBeGreaterThan(before.budget.spent_micro_usd)
+
+  for (const field of ['tiers', 'member_id']) {
+    const refused = await gateway.admin('PATCH', path, { name: 'x', [field]: null })
+    expect(refused.error).toMatchObject({ code: 'invalid_request' })
+  }
+  await gateway.admin('DELETE', path)
+  expect((await gateway.admin('PATCH', path, { name: 'x' })).error.code).toBe('not_found')
+})
+
 test('a key does what its scopes name, and nothing else', async () => {
   const paths = { 'usage:read': '/v1/usage', 'receipts:read': '/v1/receipts/req_none' }
   for (const scope of ['inference', 'usage:read', 'receipts:read'] as const) {

@@ -75,6 +75,26 @@ test('a model has limits of its own, of a key and of its account, which 429 and 
   })
 })
 
+test('limits of a key are changed by PATCH: new ones begin full, others keep what was taken', async () => {
+  const { id } = await createAccount()
+  const path = `/accounts/${id}/keys`
+  const key = await gateway.admin('POST', path, { name: 'first' })
+  const change = (body: object) => gateway.admin('PATCH', `${path}/${key.id}`, body)
+  const limited = { name: 'second', model_limits: [{ model: 'm', requests_per_minute: 2 }] }
+  expect(await change(limited)).toMatchObject({ model_limits: [{ requests_remaining: 2 }] })
+  expect((await ask(key.api_key, 'm')).status).toBe(200)
+  expect(await change({ requests_per_minute: 2 })).toMatchObject({
+    name: 'second',
+    model_limits: [{ model: 'm', requests_remaining: 1 }],
+  })
+  expect((await ask(key.api_key, 'n')).status).toBe(200)
+  expect(await change({ requests_per_minute: 3 })).toMatchObject({ name: 'second' })
+  expect((await ask(key.api_key, 'n')).headers.get('x-ratelimit-limit-requests')).toBe('3')
+  expect((await ask(key.api_key, 'n')).error?.message).toContain("The key's limit of 3 requests")
+  const memberId = (await change({ member_id: null })).error
+  expect(memberId).toMatchObject({ code: 'invalid_request' })
+})
+
 test('limits of models are changed by PATCH, and each is named once', async () => {
   const account = await createAccount()
   const path = `/accounts/${account.id}`

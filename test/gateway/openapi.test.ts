@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { z } from 'zod'
 import { ERRORS } from '../../worker/errors.ts'
+import { type ApiDocument, readApiDocument } from '../support/api-document.ts'
 import { type GatewayUnderTest, startGatewayUnderTest } from '../support/gateway-under-test.ts'
 import {
   type Exchange,
@@ -11,15 +11,14 @@ import {
 
 let upstream: ScriptedUpstream
 let gateway: GatewayUnderTest
-// biome-ignore lint/suspicious/noExplicitAny: the document is looked at from outside, as its readers do
-let openapi: any
+let api: ApiDocument
 
 const DIGEST = `0x${'cd'.repeat(32)}`
 
 beforeAll(async () => {
   upstream = await startScriptedUpstream({ base: { script: answer, digest: DIGEST } })
   gateway = await startGatewayUnderTest([{ id: 'scripted', url: upstream.url }])
-  openapi = await (await fetch(`${gateway.url}/openapi.json`)).json()
+  api = await readApiDocument(gateway.url)
 })
 
 afterAll(async () => {
@@ -41,29 +40,9 @@ function answer({ res, sendJson }: Exchange): void {
   sendJson(200, { model: 'base', ...fields[res.req.url ?? ''], usage: usageOf(3, 1) })
 }
 
-const METHODS = ['get', 'post', 'patch', 'delete'] as const
-
-interface DocumentedOperation {
-  readonly operationId: string
-  readonly path: string
-  readonly method: string
-  readonly operation: typeof openapi
-}
-
-function listOperations(): DocumentedOperation[] {
-  return Object.entries<typeof openapi>(openapi.paths).flatMap(([path, item]) =>
-    METHODS.flatMap((method) => {
-      const operation = item[method]
-      return operation
-        ? [{ operationId: operation.operationId, path, method: method.toUpperCase(), operation }]
-        : []
-    }),
-  )
-}
-
 test('the document is sound: unique ids, whole references, declared parameters', () => {
+  const { openapi, operations } = api
   expect(openapi.openapi).toBe('3.1.0')
-  const operations = listOperations()
   expect(new Set(operations.map(({ operationId }) => operationId)).size).toBe(operations.length)
   for (const [, kind, name] of JSON.stringify(openapi).matchAll(/#\/components\/(\w+)\/([^"]+)/g)) {
     expect(openapi.components[kind!], `${kind}/${name}`).toHaveProperty([name!])
@@ -95,7 +74,7 @@ test('the reference stands in the page itself, and lets in one script by its has
     return { policy: response.headers.get('content-security-policy')!, page: await response.text() }
   }
   const { policy, page } = await read()
-  for (const { operationId, path, operation } of listOperations()) {
+  for (const { operationId, path, operation } of api.operations) {
     expect(page).toContain(`<article id="${operationId}">`)
     expect(page).toContain(path)
     expect(page).toContain(operation.summary)
@@ -109,27 +88,6 @@ test('the reference stands in the page itself, and lets in one script by its has
   expect((await read()).page).not.toContain(nonce)
 })
 
-/** Checks an answer against what the document says of its status. */
-async function expectDocumented(operationId: string, response: Response): Promise<typeof openapi> {
-  const { operation } = listOperations().find((each) => each.operationId === operationId)!
-  const documented = operation.responses[response.status]
-  expect(documented, `${operationId} answers ${response.status}`).toBeDefined()
-  const [type = ''] = (response.headers.get('content-type') ?? '').split(';')
-  expect(Object.keys(documented.content)).toContain(type)
-  for (const name of Object.keys(documented.headers)) {
-    if (!name.startsWith('retry-after')) expect(response.headers.get(name), name).not.toBeNull()
-  }
-  if (type !== 'application/json') return response.arrayBuffer()
-  const body = await response.json()
-  const $defs = openapi.components.schemas
-  const schema = JSON.stringify({ ...documented.content[type].schema, $defs })
-  const checker = z.fromJSONSchema(
-    JSON.parse(schema.replaceAll('#/components/schemas/', '#/$defs/')),
-  )
-  expect(checker.safeParse(body).error?.issues, operationId).toBeUndefined()
-  return body
-}
-
 test('every operation answers as the document says', async () => {
   const seen = new Set<string>()
   const adminHeaders = { authorization: `Bearer ${gateway.adminKey}` }
@@ -141,7 +99,7 @@ test('every operation answers as the document says', async () => {
     seen.add(operationId)
     const isAdmin = path.startsWith('/admin')
     const headers = { ...(isAdmin && adminHeaders), ...(init.headers as Record<string, string>) }
-    return expectDocumented(operationId, await gateway.call(path, { ...init, headers }))
+    return api.expectDocumented(operationId, await gateway.call(path, { ...init, headers }))
   }
   const messages = [{ role: 'user', content: 'x' }]
   await ask('getOpenApiDocument', '/openapi.json')
@@ -186,6 +144,7 @@ test('every operation answers as the document says', async () => {
   const { id } = await ask('createKey', `${path}/keys`, {
     json: { name: 'second', scopes: ['inference'] },
   })
+  await ask('changeKey', `${path}/keys/${id}`, { json: { name: 'other' }, method: 'PATCH' })
   await ask('rotateKey', `${path}/keys/${id}/rotate`, { json: {} })
   await ask('listKeys', `${path}/keys`)
   await ask('revokeKey', `${path}/keys/${id}`, { method: 'DELETE' })
@@ -201,6 +160,9 @@ test('every operation answers as the document says', async () => {
   await ask('listCredits', `${path}/credits`)
   await ask('listAccountStatements', `${path}/statements`)
   await ask('getAccountStatement', `${path}/statements/${thisMonth}`)
+  await ask('setStripeAccount', `${path}/stripe`, { json: { customer_id: 'cus_documented' } })
+  await ask('getStripeAccount', `${path}/stripe`)
+  await ask('runStripe', '/admin/v1/stripe', { method: 'POST' })
   await ask('createPrice', '/admin/v1/prices', {
     json: {
       model: 'base',
@@ -213,8 +175,8 @@ test('every operation answers as the document says', async () => {
   await ask('runAnchorCycle', '/admin/v1/anchor', { method: 'POST' })
   await ask('listBatches', '/admin/v1/batches')
   expect([...seen].toSorted()).toEqual(
-    listOperations()
-      // Adapters need a backend that has them: test/gateway/adapters.test.ts.
+    api.operations
+      // Adapters need a backend that has them: adapters.test.ts and datanets.test.ts check each answer.
       .filter(({ operation }) => operation.tags[0] !== 'Adapters')
       .map(({ operationId }) => operationId)
       .toSorted(),
@@ -226,13 +188,13 @@ test('refusals are as the document says, of every operation', async () => {
     name: 'all',
     scopes: ['inference', 'usage:read', 'receipts:read', 'adapters:read', 'adapters:write'],
   })
-  for (const { operationId, path, method, operation } of listOperations()) {
+  for (const { operationId, path, method, operation } of api.operations) {
     const url = path.replace(/\{\w+\}/g, 'none')
     const authorization = operation.security.length === 0 ? '' : 'Bearer tg_wrong'
     const withoutKey = await gateway.call(url, { method, headers: { authorization } })
     if (operation.security.length > 0) expect(withoutKey.status).toBe(401)
-    if (withoutKey.status >= 400) await expectDocumented(operationId, withoutKey)
-    if (!operation.requestBody) continue
+    if (withoutKey.status >= 400) await api.expectDocumented(operationId, withoutKey)
+    if (!operation.requestBody?.content['application/json']) continue
     const isAdmin = path.startsWith('/admin')
     const badBody = await gateway.call(url, {
       method,
@@ -240,7 +202,7 @@ test('refusals are as the document says, of every operation', async () => {
       headers: { authorization: `Bearer ${isAdmin ? gateway.adminKey : apiKey}` },
     })
     expect(badBody.status, operationId).toBe(400)
-    expect(await expectDocumented(operationId, badBody)).toMatchObject({
+    expect(await api.expectDocumented(operationId, badBody)).toMatchObject({
       error: {
         code: expect.stringMatching(/^(invalid_request|unsupported_parameter)$/),
         param: expect.any(String),

@@ -63,7 +63,13 @@ beforeAll(async () => {
     ADAPTER_RAM_BYTES: String(RAM_BYTES),
   })
   const log = () => undefined
-  services = createServices(config, { engine, store: null, log, shutdownSignal: shutdown.signal })
+  services = createServices(config, {
+    engine,
+    store: null,
+    datanets: null,
+    log,
+    shutdownSignal: shutdown.signal,
+  })
   await registerStartupAdapters(adaptersDir, {
     adapters: services.adapters,
     planAdapter: services.adapterIntake.planFolder,

@@ -1,10 +1,9 @@
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { openAdapterStore } from '../../gpu-backend/adapters/adapter-store.ts'
 import { startServer } from '../../gpu-backend/api/server.ts'
 import { readConfig } from '../../gpu-backend/config.ts'
-import { createServices } from '../../gpu-backend/create-services.ts'
+import { createServices, openStores } from '../../gpu-backend/create-services.ts'
 import { DEFAULT_ENGINE_LIMITS } from '../../gpu-backend/engine/scheduler.ts'
 import { startThreadEngine } from '../../gpu-backend/thread-engine.ts'
 import { type TinyModelOptions, writeTinyGguf } from './tiny-model.ts'
@@ -38,13 +37,11 @@ export async function startModelBackend(
     ({ detail }) => faults.push(detail),
   )
   const shutdown = new AbortController()
-  const config = readConfig({ MODEL: modelPath, ...options.env })
+  const ADAPTER_STORE_DIR = join(folder, 'store')
+  const config = readConfig({ MODEL: modelPath, ADAPTER_STORE_DIR, ...options.env })
   const services = createServices(config, {
     engine,
-    store: await openAdapterStore({
-      dir: join(folder, 'store'),
-      budgetBytes: config.ADAPTER_DISK_BYTES,
-    }),
+    ...(await openStores(config)),
     log: () => undefined,
     shutdownSignal: shutdown.signal,
   })

@@ -99,6 +99,7 @@ export function createScriptedEngine(script: EngineScript = {}): ScriptedEngine 
     },
     stats: async () => ({
       runningCount,
+      waitingIds: [],
       waitingCount: 0,
       stepCount: 0,
       promptTokenCount: 0,

@@ -5,12 +5,15 @@ import { openAdapterStore } from '../../gpu-backend/adapters/adapter-store.ts'
 import { createAdapters } from '../../gpu-backend/adapters/create-adapters.ts'
 import { restoreAdapters } from '../../gpu-backend/adapters/startup-adapters.ts'
 import { createCounter } from '../../gpu-backend/api/counter.ts'
+import { createQueuePositions } from '../../gpu-backend/api/queue-position.ts'
 import { createReportStore } from '../../gpu-backend/api/report-store.ts'
 import type { ServedModel } from '../../gpu-backend/api/served-model.ts'
 import { startServer } from '../../gpu-backend/api/server.ts'
 import type { Services } from '../../gpu-backend/api/services.ts'
 import type { Attributor } from '../../gpu-backend/attribution/attribution.ts'
-import { BackendError } from '../../gpu-backend/errors.ts'
+import { openDatanetStore } from '../../gpu-backend/attribution/datanet-store.ts'
+import { createDatanetOpener } from '../../gpu-backend/attribution/open-datanet.ts'
+import type { EngineHandle } from '../../gpu-backend/engine-handle.ts'
 import type { ModelConfig } from '../../gpu-backend/model/model-source.ts'
 import { createScriptedEngine, type EngineScript, type ScriptedEngine } from './scripted-engine.ts'
 
@@ -61,10 +64,13 @@ export interface TestBackend {
 }
 
 export interface TestBackendOptions extends EngineScript {
+  /** Instead of a scripted one, which then stays idle. */
+  readonly engine?: EngineHandle
   readonly bearerToken?: string
   readonly maxBodyBytes?: number
   readonly maxChoiceCount?: number
   readonly attributors?: Readonly<Record<string, Attributor>>
+  readonly datanetsDir?: string
   /** Absent: no store. */
   readonly storeDir?: string
   readonly diskBudgetBytes?: number
@@ -79,6 +85,7 @@ export interface TestBackendOptions extends EngineScript {
 /** The real HTTP side over a scripted engine, on a free port. */
 export async function startTestBackend(options: TestBackendOptions = {}): Promise<TestBackend> {
   const engine = createScriptedEngine(options)
+  const served = options.engine ?? engine
   const adaptersDir = options.adaptersDir ?? (await mkdtemp(join(tmpdir(), 'adapters-')))
   const clock = { nowMs: 1_700_000_000_000 }
   const now = () => clock.nowMs
@@ -94,6 +101,16 @@ export async function startTestBackend(options: TestBackendOptions = {}): Promis
           dir: options.storeDir,
           budgetBytes: options.diskBudgetBytes ?? 1_000_000,
         })
+  const datanets =
+    options.storeDir === undefined
+      ? null
+      : await openDatanetStore({
+          dir: join(options.storeDir, 'datanets'),
+          budgetBytes: 20_000,
+          maxTenantCount: 3,
+          now,
+        })
+  const openDatanet = createDatanetOpener({ rootDir: options.datanetsDir ?? null, store: datanets })
   const adapters = createAdapters({
     engine,
     model: { id: BYTE_MODEL.id, digest: BYTE_MODEL.digest, config: TINY_CONFIG },
@@ -105,20 +122,19 @@ export async function startTestBackend(options: TestBackendOptions = {}): Promis
     maxWaitingCount: 100,
     maxCount: options.maxAdapterCount ?? 10_000,
     maxTenantCount: options.maxTenantAdapterCount ?? 100,
-    openAttributor: async (datanet) => {
-      const attributor = options.attributors?.[datanet]
-      if (attributor) return attributor
-      throw new BackendError('adapter_rejected', 'There is no such datanet.', { param: 'datanet' })
-    },
+    openAttributor: async (datanet, tenant) =>
+      options.attributors?.[datanet] ?? openDatanet(datanet, tenant),
     log,
     now,
   })
   const services: Services = {
-    engine,
+    engine: served,
     model: BYTE_MODEL,
     adapters: adapters.registry,
     adapterIntake: adapters.intake,
     adapterStats: adapters.stats,
+    datanets,
+    findQueuePosition: createQueuePositions(served, Date.now),
     reports: createReportStore({ now, maxEndedCount: 100 }),
     counters: { ends: createCounter(), errors: createCounter() },
     log,

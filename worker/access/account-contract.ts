@@ -4,7 +4,7 @@ import type { Address, Digest } from '../../protocol/digest.ts'
 import type { SettledMonth } from '../ledger/statement.ts'
 import type { Endpoint, UsageOutcome } from '../ledger/usage-record.ts'
 import type { AccountSettings, KeyRules, KeyScope, MemberSettings } from './account-settings.ts'
-import type { Budget } from './budget.ts'
+import type { Budget, LimitScope } from './budget.ts'
 import type { BudgetWindow, WindowSpending } from './budget-window.ts'
 import type { CreditBalance } from './credit.ts'
 import type { IdempotencyClaim, KeptAnswer, Recall } from './idempotency.ts'
@@ -51,9 +51,6 @@ export interface Reroute extends Tariff {
   /** Absent: the same. */
   readonly model?: string
 }
-
-/** Whose limit or budget. */
-export type LimitScope = 'key' | 'member' | 'account'
 
 /** Which limit held a request back. */
 export interface LimitName {

@@ -2,6 +2,7 @@ import type { AccountBooks } from './account-books.ts'
 import type { KeySettings } from './account-settings.ts'
 import { type AccountStores, setModelLimits } from './account-stores.ts'
 import type { KeyRow } from './account-tables.ts'
+import { changeKey, type KeyChanges } from './change-key.ts'
 import { createMeter } from './meter.ts'
 
 /** What is stored of a secret: never the key itself. */
@@ -63,6 +64,18 @@ export class AccountKeys {
     const replaced = { keyHash: before.keyHash, validUntilMs: previousValidUntilMs }
     keyDetails.replaceSecret(keyId, replaced, nowMs)
     tables.replaceKeySecret(keyId, secret)
+    this.#mirror(keyId)
+    return true
+  }
+
+  /** False when it cannot be changed: there is none, or it was revoked. */
+  change(
+    keyId: string,
+    { changes, nowMs }: { readonly changes: KeyChanges; readonly nowMs: number },
+  ): boolean {
+    const key = this.#stores.tables.findKeyById(keyId)
+    if (key === null || key.revokedAtMs !== null) return false
+    changeKey(this.#stores, key, { changes, nowMs })
     this.#mirror(keyId)
     return true
   }

@@ -38,6 +38,7 @@ import type { AccountRow } from './account-tables.ts'
 import type { StoredAlert } from './alert.ts'
 import { createApiKey } from './api-key.ts'
 import { ACCOUNT_SCOPE } from './budget-window-table.ts'
+import type { KeyChanges } from './change-key.ts'
 import { CommitGroup } from './commit-group.ts'
 import type { Credit, CreditGrant, GrantResult } from './credit.ts'
 import {
@@ -183,6 +184,16 @@ export class AccountObject extends DurableObject<StorageBindings> {
     if (!isRotated) return { outcome: 'unknown_key' }
     this.#chores.armFlush(nowMs)
     return { outcome: 'rotated', key, start: secret.start, previousValidUntilMs }
+  }
+
+  /** Changes what is named of a key. Null when it cannot be changed: there is none, or it was revoked. */
+  changeKey(keyId: string, changes: KeyChanges): KeySummary | null {
+    const nowMs = Date.now()
+    const isChanged = this.#transact(() => this.#keys.change(keyId, { changes, nowMs }))
+    const key = isChanged ? this.#stores.tables.findKeyById(keyId) : null
+    if (key === null) return null
+    this.#chores.armFlush(nowMs)
+    return summariseKey(this.#stores, key, nowMs)
   }
 
   /** Refuses the key from the next call on. False when there is no such key. */

@@ -1,7 +1,8 @@
-import type { LimitScope, LimitSnapshot } from './account-contract.ts'
+import type { LimitSnapshot } from './account-contract.ts'
 import type { AccountStores } from './account-stores.ts'
 import type { KeyRow } from './account-tables.ts'
 import type { AdmissionScope, Ration } from './admission.ts'
+import type { LimitScope } from './budget.ts'
 import { ACCOUNT_SCOPE } from './budget-window-table.ts'
 import { type RateMeter, returnTokens, snapshotLimits } from './meter.ts'
 

@@ -182,6 +182,20 @@ export class AccountTables {
     this.#forgetKeys()
   }
 
+  updateKey(
+    keyId: string,
+    { name, expiresAtMs, models }: Pick<KeyRow, 'name' | 'expiresAtMs' | 'models'>,
+  ): void {
+    this.#sql.exec(
+      'UPDATE keys SET name = ?, expires_at_ms = ?, models = ? WHERE key_id = ?',
+      name,
+      expiresAtMs,
+      models === null ? null : JSON.stringify(models),
+      keyId,
+    )
+    this.#forgetKeys()
+  }
+
   replaceKeySecret(keyId: string, secret: Pick<KeyRow, 'keyHash' | 'start'>): void {
     this.#sql.exec(
       'UPDATE keys SET key_hash = ?, start = ? WHERE key_id = ?',

@@ -1,7 +1,7 @@
 import type { Tier } from '../../protocol/backend.ts'
 import { usageLeafSchema } from '../../protocol/usage-leaf.ts'
-import type { AdmitRequest, AdmitResult, LimitScope } from './account-contract.ts'
-import { fitsBudget } from './budget.ts'
+import type { AdmitRequest, AdmitResult } from './account-contract.ts'
+import { fitsBudget, type LimitScope } from './budget.ts'
 import type { WindowSpending } from './budget-window.ts'
 import {
   budgetOf,

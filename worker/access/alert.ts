@@ -1,5 +1,5 @@
 import { z } from 'zod'
-import type { LimitScope } from './account-contract.ts'
+import type { LimitScope } from './budget.ts'
 import type { BudgetWindow } from './budget-window.ts'
 
 /** When and whom to tell that a budget is being used up. Whether the URL may be called is checked apart. */

@@ -1,3 +1,6 @@
+/** Whose limit or budget. */
+export type LimitScope = 'key' | 'member' | 'account'
+
 /** Money that may be spent in all, what was, and what open reservations may still cost. */
 export interface Budget {
   /** Null: no limit. */

@@ -11,6 +11,12 @@ const KEPT_REFUSAL_COUNT = 16
 /** So often in a second the object is asked all the same: whoever is no flood sees what the operator changes at once. */
 const ASKS_PER_SECOND = 20
 
+/** Who asks. */
+export interface Caller {
+  readonly accountId: string
+  readonly keyHash: string
+}
+
 type Request = Pick<
   AdmitRequest,
   | 'keyHash'
@@ -58,12 +64,14 @@ interface FloodShieldOptions {
 /**
  * Spares an account's object the requests of a flood. An isolate remembers what the object refused, as
  * long as that is certain to stand whatever ends meanwhile, and refuses by itself what asks for at least
- * as much. Nothing is refused that the object would let in, but for changes by the operator, which hold
- * after a second. One isolate's; bounded.
+ * as much. Nothing is refused that the object would let in, but for what the operator has changed: a
+ * flood learns of that within a second. One isolate's; bounded.
  */
 export class FloodShield {
   readonly #known = new Map<string, Known>()
   readonly #freeCalls = new Map<string, TokenBucket>()
+  /** Of keys and of accounts: requests that this isolate has under way. */
+  readonly #openCounts = new Map<string, number>()
   readonly #freeCallsPerMinute: number
   readonly #asksPerSecond: number
 
@@ -88,10 +96,37 @@ export class FloodShield {
     return found !== null && !this.#mayAsk(keyHash, nowMs)
   }
 
-  /** Remembers what the object answered. `askedAtMs`: just before it was asked. */
-  note(request: Request, result: AdmitResult, askedAtMs: number): void {
+  /** A request was admitted. Returns how to say that it is about to be settled: until then the object counts it too. */
+  open({ accountId, keyHash }: Caller): () => void {
+    let isOpen = true
+    for (const scope of [keyHash, accountId])
+      this.#openCounts.set(scope, this.#countOpen(scope) + 1)
+    return () => {
+      if (!isOpen) return
+      isOpen = false
+      for (const scope of [keyHash, accountId]) {
+        const count = this.#countOpen(scope) - 1
+        if (count > 0) this.#openCounts.set(scope, count)
+        else this.#openCounts.delete(scope)
+      }
+    }
+  }
+
+  #countOpen(scope: string): number {
+    return this.#openCounts.get(scope) ?? 0
+  }
+
+  /** Remembers what the object answered. `atMs`: just before it was asked. */
+  note(
+    request: Request,
+    result: AdmitResult,
+    { accountId, atMs: askedAtMs }: { readonly accountId: string; readonly atMs: number },
+  ): void {
     const { keyHash } = request
-    const verdict = judge(result, request)
+    const verdict =
+      result.outcome === 'too_many_at_once'
+        ? this.#judgeCrowd(result, request, accountId)
+        : judge(result, request)
     const known = this.#known.get(keyHash)
     if (verdict === null) {
       if (result.outcome !== 'admitted' || known === undefined) return
@@ -107,9 +142,22 @@ export class FloodShield {
     })
   }
 
-  noteUnknown(keyHash: string, askedAtMs: number): void {
+  noteUnknown({ accountId, keyHash }: Caller, atMs: number): void {
     const request = { keyHash, model: '', worstCaseMicroUsd: 0, worstCaseTokenCount: 0 }
-    this.note(request, { outcome: UNKNOWN }, askedAtMs)
+    this.note(request, { outcome: UNKNOWN }, { accountId, atMs })
+  }
+
+  /** As many as are under way here are under way in the object. Of members and models it is not known here. */
+  #judgeCrowd(
+    { scope, model, limit, tier }: Extract<AdmitResult, { outcome: 'too_many_at_once' }>,
+    refused: Request,
+    accountId: string,
+  ): Verdict | null {
+    if (scope === 'member' || model !== null) return null
+    const counted = scope === 'key' ? refused.keyHash : accountId
+    const isOf = (request: Request) => tier === undefined || request.tier === refused.tier
+    const covers = (request: Request) => isOf(request) && this.#countOpen(counted) >= limit
+    return { standsForMs: LASTING_MS, covers }
   }
 
   /** Counts a call that costs nothing. Null: it may go on; else when the next may. */

@@ -81,6 +81,16 @@ export class KeyDetailsTable {
     this.#details.delete(keyId)
   }
 
+  setScopes(keyId: string, scopes: readonly KeyScope[] | null): void {
+    this.#sql.exec(
+      `INSERT INTO key_details VALUES (?1, ?2, NULL)
+       ON CONFLICT (key_id) DO UPDATE SET scopes = ?2`,
+      keyId,
+      scopes === null ? null : JSON.stringify(scopes),
+    )
+    this.#details.delete(keyId)
+  }
+
   noteUse(keyId: string, nowMs: number): void {
     const details = this.find(keyId)
     const { lastUsedAtMs } = details

@@ -4,20 +4,17 @@ import {
   adapterIdSchema,
   adapterListingSchema,
 } from '../../protocol/adapter-listing.ts'
+import { deleteBackendAdapter, listBackendAdapters } from '../dispatch/adapter-client.ts'
 import {
-  type AdapterCaller,
-  deleteBackendAdapter,
-  listBackendAdapters,
-} from '../dispatch/adapter-client.ts'
-import {
-  type AdapterCopy,
   type AdapterHost,
+  type Copy,
   findAdapterHosts,
   gatherCopies,
   listPossibleHosts,
   pickRefusal,
   type SpreadAdapter,
 } from '../dispatch/adapter-copies.ts'
+import type { TenantCaller } from '../dispatch/tenant-call.ts'
 import { ApiError } from '../errors.ts'
 import { describeError } from '../log.ts'
 import type { AppContext } from './app-context.ts'
@@ -25,7 +22,8 @@ import { describeCaller } from './describe-caller.ts'
 
 const listing = adapterListingSchema.shape
 
-const errorSchema = z
+/** Why a backend has not what was asked of it. */
+export const copyErrorSchema = z
   .object({ code: z.string(), message: z.string(), param: z.string().nullable() })
   .nullable()
 
@@ -47,7 +45,7 @@ export const adapterSchema = z
             .enum([...listing.state.options, 'absent', 'unreachable'])
             .describe('`absent`: upload it again, and this backend has it too.'),
           digest: listing.digest,
-          error: errorSchema,
+          error: copyErrorSchema,
           requests_in_flight: z.int(),
           requests_waiting: z.int(),
         }),
@@ -112,7 +110,7 @@ export async function findHosts(c: AppContext): Promise<readonly AdapterHost[]> 
   return hosts
 }
 
-export function callerOf(c: AppContext): AdapterCaller {
+export function callerOf(c: AppContext): TenantCaller {
   const { requestId, caller, services } = c.var
   const { accountId } = caller
   return { requestId, accountId, timeoutMs: services.config.UPSTREAM_SILENCE_MS }
@@ -126,7 +124,7 @@ export function toApiError(c: AppContext, error: unknown): ApiError {
 }
 
 export function composeAdapter({ id, baseModel, copies }: SpreadAdapter) {
-  const held = copies.flatMap(({ copy }) => (copy.outcome === 'held' ? [copy.adapter] : []))
+  const held = copies.flatMap(({ copy }) => (copy.outcome === 'held' ? [copy.listing] : []))
   const shown = held.find(({ digest }) => digest !== null) ?? held[0]
   return {
     id,
@@ -141,23 +139,26 @@ export function composeAdapter({ id, baseModel, copies }: SpreadAdapter) {
   } satisfies z.input<typeof adapterSchema>
 }
 
-function composeCopy(copy: AdapterCopy) {
+function composeCopy(copy: Copy<AdapterListing>) {
   const idle = { digest: null, error: null, requests_in_flight: 0, requests_waiting: 0 }
   switch (copy.outcome) {
     case 'held': {
-      const { state, digest, error, requests_in_flight, requests_waiting }: AdapterListing =
-        copy.adapter
+      const { state, digest, error, requests_in_flight, requests_waiting } = copy.listing
       return { state, digest, error, requests_in_flight, requests_waiting }
     }
     case 'absent':
       return { ...idle, state: 'absent' as const }
     case 'failed': {
-      const { code, message, param } = copy.error
-      const isUnheard = code === 'no_backend' || code === 'upstream_error'
-      const state = isUnheard ? ('unreachable' as const) : ('failed' as const)
-      return { ...idle, state, error: { code, message, param } }
+      return { ...idle, ...composeFailure(copy.error) }
     }
   }
+}
+
+/** What is said of a backend that did not do what it was asked. */
+export function composeFailure({ code, message, param }: ApiError) {
+  const isUnheard = code === 'no_backend' || code === 'upstream_error'
+  const state = isUnheard ? ('unreachable' as const) : ('failed' as const)
+  return { state, error: { code, message, param } }
 }
 
 /** The account's adapters, by what each backend lists. Throws when none answers. */
@@ -179,7 +180,8 @@ async function findAdapters(c: AppContext): Promise<readonly SpreadAdapter[]> {
   return gatherCopies(answers)
 }
 
-function uniqueBackends(hosts: readonly AdapterHost[]) {
+/** Each backend once, whatever it serves. */
+export function uniqueBackends(hosts: readonly AdapterHost[]) {
   return [...new Map(hosts.map(({ backend }) => [backend.id, backend])).values()]
 }
 

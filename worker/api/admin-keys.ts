@@ -1,5 +1,6 @@
 import { z } from 'zod'
 import { type KeySettings, keySettingsSchema } from '../access/account-settings.ts'
+import type { KeyChanges } from '../access/change-key.ts'
 import { ApiError } from '../errors.ts'
 import { requireAccount } from './account-parameter.ts'
 import type { AppContext } from './app-context.ts'
@@ -11,26 +12,58 @@ import { readJsonBody } from './read-json-body.ts'
 
 const settings = keySettingsSchema.shape
 
+const keyShape = {
+  name: settings.name,
+  expires_at_ms: settings.expiresAtMs,
+  models: settings.models,
+  scopes: settings.scopes,
+  requests_per_minute: settings.requestsPerMinute,
+  tokens_per_minute: settings.tokensPerMinute,
+  max_concurrent_requests: settings.maxConcurrentRequests,
+  model_limits: modelLimitsBodySchema.default([]),
+  budget_micro_usd: settings.budgetMicroUsd,
+  window_budgets: windowBudgetsBodySchema.default([]),
+  member_id: settings.memberId.describe('Whose key it is, for ever; null: the account’s own.'),
+  tier: settings.tier.describe(
+    'The most urgent tier of its requests, and that of those that name none.',
+  ),
+}
+
 /** A key's settings as the API spells them. */
-export const keyBodySchema = z
+export const keyBodySchema = z.strictObject(keyShape).transform(
+  (body): KeySettings => ({
+    name: body.name,
+    expiresAtMs: body.expires_at_ms,
+    models: body.models,
+    scopes: body.scopes,
+    requestsPerMinute: body.requests_per_minute,
+    tokensPerMinute: body.tokens_per_minute,
+    maxConcurrentRequests: body.max_concurrent_requests,
+    modelLimits: body.model_limits,
+    budgetMicroUsd: body.budget_micro_usd,
+    windowBudgets: body.window_budgets,
+    memberId: body.member_id,
+    tier: body.tier,
+  }),
+)
+
+/** Some of them: what is absent stays as it is. */
+export const keyChangesBodySchema = z
   .strictObject({
-    name: settings.name,
-    expires_at_ms: settings.expiresAtMs,
-    models: settings.models,
-    scopes: settings.scopes,
-    requests_per_minute: settings.requestsPerMinute,
-    tokens_per_minute: settings.tokensPerMinute,
-    max_concurrent_requests: settings.maxConcurrentRequests,
-    model_limits: modelLimitsBodySchema.default([]),
-    budget_micro_usd: settings.budgetMicroUsd,
-    window_budgets: windowBudgetsBodySchema.default([]),
-    member_id: settings.memberId.describe('Whose key it is, for ever; null: the account’s own.'),
-    tier: settings.tier.describe(
-      'The most urgent tier of its requests, and that of those that name none.',
-    ),
+    name: keyShape.name.optional(),
+    expires_at_ms: keyShape.expires_at_ms.unwrap().optional(),
+    models: keyShape.models.unwrap().optional(),
+    scopes: keyShape.scopes.unwrap().optional(),
+    requests_per_minute: keyShape.requests_per_minute.unwrap().optional(),
+    tokens_per_minute: keyShape.tokens_per_minute.unwrap().optional(),
+    max_concurrent_requests: keyShape.max_concurrent_requests.unwrap().optional(),
+    budget_micro_usd: keyShape.budget_micro_usd.unwrap().optional(),
+    window_budgets: windowBudgetsBodySchema.optional(),
+    model_limits: modelLimitsBodySchema.optional(),
+    tier: settings.tier.unwrap().optional(),
   })
   .transform(
-    (body): KeySettings => ({
+    (body): KeyChanges => ({
       name: body.name,
       expiresAtMs: body.expires_at_ms,
       models: body.models,
@@ -41,7 +74,6 @@ export const keyBodySchema = z
       modelLimits: body.model_limits,
       budgetMicroUsd: body.budget_micro_usd,
       windowBudgets: body.window_budgets,
-      memberId: body.member_id,
       tier: body.tier,
     }),
   )
@@ -119,6 +151,18 @@ export async function listKeys(c: AppContext): Promise<Response> {
   const { accountId } = await requireAccount(c)
   const keys = await c.var.services.account(accountId).listKeys()
   return c.json({ object: 'list', data: keys.map(composeKeyBody) })
+}
+
+/** `PATCH /admin/v1/accounts/{id}/keys/{key id}`: changes what is named, from the next request on. */
+export async function changeKey(c: AppContext): Promise<Response> {
+  const body = await readJsonBody(c.req.raw, c.var.services.config)
+  const changes = parseRequest(keyChangesBodySchema, body.value)
+  const { accountId } = await requireAccount(c)
+  const keyId = c.req.param('keyId') ?? ''
+  const changed = await c.var.services.account(accountId).changeKey(keyId, changes)
+  if (changed === null)
+    throw new ApiError('not_found', { message: 'The account has no such key in use.' })
+  return c.json(composeKeyBody(changed))
 }
 
 /** `DELETE /admin/v1/accounts/{id}/keys/{key id}`: refused from the next request on. */

@@ -24,9 +24,11 @@ import {
   listCredits,
 } from './admin-credits.ts'
 import {
+  changeKey,
   createdKeySchema,
   createKey,
   keyBodySchema,
+  keyChangesBodySchema,
   keyListSchema,
   listKeys,
   revokedKeySchema,
@@ -54,6 +56,15 @@ import {
   pricesQuerySchema,
   priceVersionSchema,
 } from './admin-prices.ts'
+import {
+  getStripeAccount,
+  runStripe,
+  setStripeAccount,
+  stripeAccountSchema,
+  stripeCustomerBodySchema,
+  stripeRunSchema,
+} from './admin-stripe.ts'
+import { apiKeySchema } from './key.ts'
 import { jsonAnswer, type Operation } from './operation.ts'
 import {
   getAccountStatement,
@@ -136,6 +147,18 @@ export const ADMIN_OPERATIONS: readonly Operation[] = [
     summary: 'List keys',
     parameters: ACCOUNT,
     answer: jsonAnswer(keyListSchema, 'All keys, revoked ones too.'),
+    errors: ['not_found'],
+  },
+  {
+    ...ADMIN,
+    method: 'PATCH',
+    path: '/admin/v1/accounts/:accountId/keys/:keyId',
+    handler: changeKey,
+    id: 'changeKey',
+    summary: 'Change what is named of a key',
+    parameters: KEY,
+    body: keyChangesBodySchema,
+    answer: jsonAnswer(apiKeySchema, 'The key as it is from the next request on.'),
     errors: ['not_found'],
   },
   {
@@ -297,5 +320,39 @@ export const ADMIN_OPERATIONS: readonly Operation[] = [
     query: batchesQuerySchema,
     answer: jsonAnswer(batchListSchema, 'The newest first.'),
     errors: ['invalid_request'],
+  },
+  {
+    ...ADMIN,
+    method: 'POST',
+    path: '/admin/v1/accounts/:accountId/stripe',
+    handler: setStripeAccount,
+    id: 'setStripeAccount',
+    summary: 'Say who pays at Stripe',
+    description:
+      'All that the account has used and Stripe was not told of before is told for this customer.',
+    parameters: ACCOUNT,
+    body: stripeCustomerBodySchema,
+    answer: jsonAnswer(stripeAccountSchema, 'How the account stands with Stripe.'),
+    errors: ['not_found'],
+  },
+  {
+    ...ADMIN,
+    method: 'GET',
+    path: '/admin/v1/accounts/:accountId/stripe',
+    handler: getStripeAccount,
+    id: 'getStripeAccount',
+    summary: 'Show what Stripe was told',
+    parameters: ACCOUNT,
+    answer: jsonAnswer(stripeAccountSchema, 'How the account stands with Stripe.'),
+    errors: ['not_found'],
+  },
+  {
+    ...ADMIN,
+    method: 'POST',
+    path: '/admin/v1/stripe',
+    handler: runStripe,
+    id: 'runStripe',
+    summary: 'Tell Stripe what was used, now',
+    answer: jsonAnswer(stripeRunSchema, 'What Stripe took, or why it was told nothing.'),
   },
 ]

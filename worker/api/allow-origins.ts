@@ -1,6 +1,7 @@
 import type { MiddlewareHandler } from 'hono'
 import { cors } from 'hono/cors'
 import { TIER_HEADER } from '../../protocol/backend.ts'
+import { QUEUE_POSITION_HEADER } from '../dispatch/queue-position.ts'
 import type { AppEnv } from './app-context.ts'
 import { DEGRADED_HEADER } from './rate-headers.ts'
 
@@ -15,6 +16,7 @@ const EXPOSED_HEADERS = [
   'x-tallygate-cache',
   TIER_HEADER,
   DEGRADED_HEADER,
+  QUEUE_POSITION_HEADER,
   'idempotency-replayed',
   ...['limit', 'remaining', 'reset'].flatMap((what) => [
     `x-ratelimit-${what}-requests`,

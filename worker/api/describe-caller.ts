@@ -25,7 +25,7 @@ export async function describeCaller(
   const { outcome } = described
   telemetry.meters.record('tallygate.account.calls', 1, { operation: 'describe', outcome })
   if (described.outcome === 'unknown_key') {
-    shield.noteUnknown(keyHash, nowMs)
+    shield.noteUnknown(c.var.caller, nowMs)
     throw new ApiError('invalid_api_key')
   }
   if (neededScope !== undefined && !hasScope(described.key.scopes, neededScope))

@@ -77,11 +77,13 @@ function composeOperation(operation: Operation, schemas: Record<string, Json>): 
     ...(description !== undefined && { description }),
     security: key === null ? [] : [{ [`${key}Key`]: [] }],
     ...composeParameters(operation),
-    ...(body !== undefined && {
+    ...((body ?? form) !== undefined && {
       requestBody: {
         required: true,
         content: {
-          'application/json': { schema: composeSchema(body, schemas) },
+          ...(body !== undefined && {
+            'application/json': { schema: composeSchema(body, schemas) },
+          }),
           ...(form !== undefined && {
             'multipart/form-data': { schema: composeSchema(form, schemas) },
           }),
@@ -145,12 +147,12 @@ function composeParameters({ parameters = {}, query, isIdempotent }: Operation) 
   return all.length === 0 ? {} : { parameters: all }
 }
 
-function listErrors({ key, body, isIdempotent, errors = [] }: Operation): Set<ErrorCode> {
+function listErrors({ key, body, form, isIdempotent, errors = [] }: Operation): Set<ErrorCode> {
   return new Set([
     ...COMMON,
     ...(key === null ? [] : AUTHENTICATED),
     ...(key === 'api' ? RATIONED : []),
-    ...(body === undefined ? [] : WITH_BODY),
+    ...((body ?? form) === undefined ? [] : WITH_BODY),
     ...(isIdempotent ? [...METERED, ...IDEMPOTENT] : []),
     ...errors,
   ])

@@ -29,7 +29,7 @@ export interface Operation {
   readonly parameters?: Readonly<Record<string, string>>
   readonly query?: z.ZodObject
   readonly body?: z.ZodType
-  /** What may come as `multipart/form-data` instead. */
+  /** What may come as `multipart/form-data` instead, or must where there is no `body`. */
   readonly form?: z.ZodType
   /** The same request may be sent again with an `Idempotency-Key`. */
   readonly isIdempotent?: boolean

@@ -1,12 +1,5 @@
 import { receiptSchema } from '../../protocol/receipt.ts'
-import {
-  adapterListSchema,
-  adapterSchema,
-  deleteAdapter,
-  deletedAdapterSchema,
-  getAdapter,
-  listAdapters,
-} from './adapters.ts'
+import { ADAPTER_OPERATIONS } from './adapter-operations.ts'
 import { ADMIN_OPERATIONS } from './admin-operations.ts'
 import { getBatchPayload } from './batch-payload.ts'
 import {
@@ -23,12 +16,6 @@ import { getMetrics } from './metrics.ts'
 import { getModel, listModels, modelListSchema, modelSchema } from './models.ts'
 import { jsonAnswer, type Operation } from './operation.ts'
 import { getReceipt } from './receipts.ts'
-import {
-  adapterFormSchema,
-  registerAdapter,
-  registerAdapterQuerySchema,
-  registerAdapterSchema,
-} from './register-adapter.ts'
 import { responseRequestSchema } from './responses/request-schema.ts'
 import { deletedResponseSchema, responseSchema } from './responses/response-schema.ts'
 import { createResponse, deleteResponse, getResponse } from './responses.ts'
@@ -49,14 +36,6 @@ import {
 import { getUsage, usagePageSchema, usageQuerySchema } from './usage.ts'
 
 const GENERATION = { method: 'POST', key: 'api', tag: 'Generation', isIdempotent: true } as const
-
-const ADAPTER_ERRORS = [
-  'insufficient_scope',
-  'no_backend',
-  'upstream_error',
-  'overloaded',
-  'deadline_exceeded',
-] as const
 
 /** Everything that the gateway answers: its routes, and what its OpenAPI document says. */
 export const OPERATIONS: readonly Operation[] = [
@@ -186,63 +165,7 @@ export const OPERATIONS: readonly Operation[] = [
     answer: jsonAnswer(modelSchema, 'The model, with the digest of its exact weights.'),
     errors: ['model_not_found', 'no_backend'],
   },
-  {
-    method: 'POST',
-    path: '/v1/adapters',
-    handler: registerAdapter,
-    key: 'api',
-    id: 'registerAdapter',
-    tag: 'Adapters',
-    summary: 'Register an adapter',
-    description:
-      'A PEFT directory as a form, or the name of a public repository of the hub. On every backend that serves its base model; the same again changes nothing, another content under the same id takes its place. Wants the scope `adapters:write`.',
-    query: registerAdapterQuerySchema,
-    body: registerAdapterSchema,
-    form: adapterFormSchema,
-    answer: jsonAnswer(adapterSchema, 'At least one backend has it; each says what it has.', {
-      status: 201,
-    }),
-    errors: [...ADAPTER_ERRORS, 'adapter_rejected', 'adapter_unavailable', 'request_timeout'],
-  },
-  {
-    method: 'GET',
-    path: '/v1/adapters',
-    handler: listAdapters,
-    key: 'api',
-    id: 'listAdapters',
-    tag: 'Adapters',
-    summary: 'List the account’s adapters',
-    description: 'Wants the scope `adapters:read`.',
-    answer: jsonAnswer(adapterListSchema, 'Each with its state on every backend.'),
-    errors: ADAPTER_ERRORS,
-  },
-  {
-    method: 'GET',
-    path: '/v1/adapters/:id',
-    handler: getAdapter,
-    key: 'api',
-    id: 'getAdapter',
-    tag: 'Adapters',
-    summary: 'Show an adapter',
-    description: 'Wants the scope `adapters:read`.',
-    parameters: { id: 'Of the adapter, without its base model.' },
-    answer: jsonAnswer(adapterSchema, 'With its state on every backend.'),
-    errors: [...ADAPTER_ERRORS, 'not_found'],
-  },
-  {
-    method: 'DELETE',
-    path: '/v1/adapters/:id',
-    handler: deleteAdapter,
-    key: 'api',
-    id: 'deleteAdapter',
-    tag: 'Adapters',
-    summary: 'Delete an adapter',
-    description:
-      'Waits for the requests that run on it, and takes no new ones. Wants the scope `adapters:write`.',
-    parameters: { id: 'Of the adapter, without its base model.' },
-    answer: jsonAnswer(deletedAdapterSchema, 'It is gone from every backend.'),
-    errors: [...ADAPTER_ERRORS, 'not_found', 'adapter_in_use'],
-  },
+  ...ADAPTER_OPERATIONS,
   {
     method: 'GET',
     path: '/v1/usage',

@@ -1,15 +1,16 @@
 import { z } from 'zod'
 import { type AdapterListing, adapterIdSchema } from '../../protocol/adapter-listing.ts'
 import { addressSchema } from '../../protocol/digest.ts'
-import { type AdapterBody, registerBackendAdapter } from '../dispatch/adapter-client.ts'
+import { registerBackendAdapter } from '../dispatch/adapter-client.ts'
 import { type AdapterHost, pickAdapterHosts, pickRefusal } from '../dispatch/adapter-copies.ts'
-import { fanOutUpload, tooLarge } from '../dispatch/upload-fan-out.ts'
+import type { TenantBody } from '../dispatch/tenant-call.ts'
 import { ApiError } from '../errors.ts'
 import { callerOf, composeAdapter, findHosts, toApiError } from './adapters.ts'
 import type { AppContext } from './app-context.ts'
 import { describeCaller } from './describe-caller.ts'
 import { parseRequest } from './parse-request.ts'
-import { readInTime, readJsonBody } from './read-json-body.ts'
+import { readJsonBody } from './read-json-body.ts'
+import { answerUpload, isUpload, spreadUpload } from './spread-upload.ts'
 
 export const registerAdapterQuerySchema = z.object({
   base_model: z
@@ -53,20 +54,17 @@ type Outcome = AdapterListing | ApiError
  * model. 201 when one of them has it, with what each says; the refusal when none has.
  */
 export async function registerAdapter(c: AppContext): Promise<Response> {
-  try {
-    return await register(c)
-  } catch (error) {
-    if (!c.req.raw.bodyUsed) await discardBody(c)
-    throw error
-  }
+  return answerUpload(c, () => register(c))
 }
 
 async function register(c: AppContext): Promise<Response> {
   await describeCaller(c, 'adapters:write')
   const { base_model: baseModel } = parseRequest(registerAdapterQuerySchema, c.req.query())
   const hosts = pickAdapterHosts(await findHosts(c), baseModel)
-  const isUpload = /^multipart\/form-data\s*;/i.test(c.req.header('content-type') ?? '')
-  const outcomes = isUpload ? await spreadUpload(c, hosts) : await spreadHub(c, hosts)
+  const { MAX_UPLOAD_BYTES } = c.var.services.config
+  const outcomes = isUpload(c)
+    ? await spreadUpload(c, hosts, MAX_UPLOAD_BYTES, (host, body) => registerOn(c, host, body))
+    : await spreadHub(c, hosts)
   const held = outcomes.find((outcome) => !(outcome instanceof ApiError))
   const errors = outcomes.filter((outcome) => outcome instanceof ApiError)
   if (held === undefined || held instanceof ApiError)
@@ -77,46 +75,9 @@ async function register(c: AppContext): Promise<Response> {
     copy:
       outcome instanceof ApiError
         ? ({ outcome: 'failed', error: outcome } as const)
-        : ({ outcome: 'held', adapter: outcome } as const),
+        : ({ outcome: 'held', listing: outcome } as const),
   }))
   return c.json(composeAdapter({ id: held.id, baseModel: held.base_model, copies }), 201)
-}
-
-/** A client that is cut off while it sends sees a broken connection instead of our answer. */
-async function discardBody(c: AppContext): Promise<void> {
-  const { MAX_UPLOAD_BYTES, UPLOAD_TIMEOUT_MS } = c.var.services.config
-  if (Number(c.req.header('content-length') ?? 0) > 2 * MAX_UPLOAD_BYTES) return
-  let leftBytes = MAX_UPLOAD_BYTES
-  for await (const chunk of readInTime(c.req.raw, UPLOAD_TIMEOUT_MS)) {
-    leftBytes -= chunk.length
-    if (leftBytes < 0) return
-  }
-}
-
-/** Sends the upload on as it comes, to all at once. */
-async function spreadUpload(
-  c: AppContext,
-  hosts: readonly AdapterHost[],
-): Promise<readonly Outcome[]> {
-  const { MAX_UPLOAD_BYTES, UPLOAD_TIMEOUT_MS, UPSTREAM_SILENCE_MS } = c.var.services.config
-  const sizeBytes = Number(c.req.header('content-length') ?? 0)
-  if (sizeBytes > 2 * MAX_UPLOAD_BYTES) throw tooLarge(MAX_UPLOAD_BYTES)
-  const upload = fanOutUpload(readInTime(c.req.raw, UPLOAD_TIMEOUT_MS), {
-    branchCount: hosts.length,
-    maxSizeBytes: MAX_UPLOAD_BYTES,
-    maxSilenceMs: UPSTREAM_SILENCE_MS,
-  })
-  const contentType = c.req.header('content-type') ?? ''
-  const sent = upload.run()
-  const outcomes = upload.branches.map(async ({ body, stop }, index) => {
-    try {
-      return await registerOn(c, hosts[index], { contentType, body, sent })
-    } finally {
-      stop()
-    }
-  })
-  const [answers] = await Promise.all([Promise.all(outcomes), sent])
-  return answers
 }
 
 /** The first backend that takes it says which commit the others are to have. */
@@ -139,12 +100,7 @@ async function spreadHub(
   return outcomes
 }
 
-async function registerOn(
-  c: AppContext,
-  host: AdapterHost | undefined,
-  body: AdapterBody,
-): Promise<Outcome> {
-  if (host === undefined) throw new Error('There is one copy of an upload for each backend.')
+async function registerOn(c: AppContext, host: AdapterHost, body: TenantBody): Promise<Outcome> {
   return registerBackendAdapter(host.backend, callerOf(c), body).catch((error) =>
     toApiError(c, error),
   )

@@ -44,10 +44,9 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
     log,
   })
   const { shield, telemetry } = services
-  const { keyHash } = caller
   const admission = await admitGeneration(
     { account, shield, meters: telemetry.meters },
-    { requestId, request, candidates, keyHash, idempotency, cache },
+    { requestId, request, candidates, caller, idempotency, cache },
   )
   if (admission.outcome === 'replay') {
     answerHeaders.set('idempotency-replayed', 'true')
@@ -62,8 +61,7 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
   setRateHeaders(answerHeaders, limits)
   answerHeaders.set(TIER_HEADER, tier)
   c.set('tier', tier)
-  const admittedAtMs = Date.now()
-  const timing = `auth;dur=${admittedAtMs - startedAtMs}`
+  const timing = `auth;dur=${Date.now() - startedAtMs}`
   answerHeaders.set('server-timing', timing)
   c.set('isRelayed', true)
   const relay = request.isStream ? relayStream : relayBody
@@ -92,7 +90,8 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
   })
   const { concession } = route.current()
   if (concession !== undefined) answerHeaders.set(DEGRADED_HEADER, describeConcession(concession))
-  answerHeaders.set('server-timing', `${timing}, upstream;dur=${Date.now() - admittedAtMs}`)
+  const upstreamTiming = response.headers.get('server-timing')
+  if (upstreamTiming !== null) answerHeaders.set('server-timing', `${timing}, ${upstreamTiming}`)
   return response
 }
 

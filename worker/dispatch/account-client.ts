@@ -24,6 +24,8 @@ export interface AccountClient {
   readonly reroute: (requestId: string, to: Reroute) => Promise<void>
   /** Leaves the reservation to the sweep. */
   readonly abandon: () => void
+  /** To be told once the reservation is about to be settled, or left to the sweep. */
+  readonly onClose: (tell: () => void) => void
 }
 
 export interface AccountClientOptions {
@@ -45,6 +47,7 @@ export function createAccountClient(options: AccountClientOptions): AccountClien
   const { createStub, log } = options
   let renewal: ReturnType<typeof setInterval> | null = null
   let kept: AccountPort | null = null
+  let tellClosed = () => {}
 
   async function callWithRetries<T>(
     requestId: string,
@@ -74,10 +77,14 @@ export function createAccountClient(options: AccountClientOptions): AccountClien
 
   const abandon = () => {
     if (renewal !== null) clearInterval(renewal)
+    tellClosed()
   }
 
   return {
     abandon,
+    onClose: (tell) => {
+      tellClosed = tell
+    },
     admit: async (request) => {
       const result = await callWithRetries(request.requestId, (stub) => stub.admit(request))
       if (result.outcome === 'admitted') {
@@ -90,6 +97,7 @@ export function createAccountClient(options: AccountClientOptions): AccountClien
       if (!isOpen) throw new Error('The request was settled before it was sent on.')
     },
     settle: async (settlement) => {
+      tellClosed()
       try {
         return await callWithRetries(settlement.requestId, (stub) => stub.settle(settlement))
       } finally {

@@ -9,17 +9,22 @@ export interface AdapterHost {
   readonly baseModel: string
 }
 
-/** What one backend says of an adapter. */
-export type AdapterCopy =
-  | { readonly outcome: 'held'; readonly adapter: AdapterListing }
+/** What one backend says of an adapter or a datanet. */
+export type Copy<Listing> =
+  | { readonly outcome: 'held'; readonly listing: Listing }
   | { readonly outcome: 'absent' }
   | { readonly outcome: 'failed'; readonly error: ApiError }
+
+export interface BackendCopy<Listing> {
+  readonly backendId: string
+  readonly copy: Copy<Listing>
+}
 
 /** An adapter on the backends that serve its base model, in the order of the configuration. */
 export interface SpreadAdapter {
   readonly id: string
   readonly baseModel: string
-  readonly copies: readonly { readonly backendId: string; readonly copy: AdapterCopy }[]
+  readonly copies: readonly BackendCopy<AdapterListing>[]
 }
 
 /** The backends that adapters can be put on: those that name the exact weights of a base model. */
@@ -92,7 +97,7 @@ export function gatherCopies(
           return { backendId, copy: { outcome: 'failed' as const, error: listed } }
         const adapter = listed.find((each) => each.id === id)
         if (adapter === undefined) return { backendId, copy: { outcome: 'absent' as const } }
-        return { backendId, copy: { outcome: 'held' as const, adapter } }
+        return { backendId, copy: { outcome: 'held' as const, listing: adapter } }
       }),
   }))
 }

@@ -1,6 +1,6 @@
 import { CURRENT_SPLIT_VERSION } from '../../protocol/fee-split.ts'
 import type { AdmitRequest, AdmitResult } from '../access/account-contract.ts'
-import type { FloodShield } from '../access/flood-shield.ts'
+import type { Caller, FloodShield } from '../access/flood-shield.ts'
 import type { IdempotencyClaim } from '../access/idempotency.ts'
 import { priceWorstCase } from '../access/pricing.ts'
 import type { CacheClaim } from '../access/response-cache.ts'
@@ -14,7 +14,7 @@ interface Admission {
   readonly request: GenerationRequest
   /** The first is to serve; the reservation covers whichever does. */
   readonly candidates: readonly [Candidate, ...Candidate[]]
-  readonly keyHash: string
+  readonly caller: Caller
   readonly idempotency: IdempotencyClaim | null
   readonly cache: CacheClaim | null
 }
@@ -33,6 +33,8 @@ export async function admitGeneration(
   { account, shield, meters }: AdmitPorts,
   admission: Admission,
 ): Promise<AdmitResult> {
+  const { caller } = admission
+  const { accountId } = caller
   const request = composeAdmitRequest(admission)
   const askedAtMs = Date.now()
   const refusal = shield.recall(request, askedAtMs)
@@ -42,7 +44,8 @@ export async function admitGeneration(
   }
   const result = await account.admit(request)
   meters.record('tallygate.account.calls', 1, { operation: 'admit', outcome: result.outcome })
-  shield.note(request, result, askedAtMs)
+  shield.note(request, result, { accountId, atMs: askedAtMs })
+  if (result.outcome === 'admitted') account.onClose(shield.open(caller))
   return result
 }
 
@@ -50,7 +53,7 @@ function composeAdmitRequest({
   requestId,
   request,
   candidates,
-  keyHash,
+  caller,
   idempotency,
   cache,
 }: Admission): AdmitRequest {
@@ -71,7 +74,7 @@ function composeAdmitRequest({
   })
   return {
     requestId,
-    keyHash,
+    keyHash: caller.keyHash,
     endpoint: request.endpoint,
     model,
     ...(otherModels.length > 0 && { otherModels }),

@@ -10,7 +10,15 @@ import {
 import { createAnswerRecorder } from './answer-recorder.ts'
 import type { GenerationRequest } from './generation-request.ts'
 import { type Evidence, estimateTokenCount, type RelayEnding } from './meter-ending.ts'
-import { explainFailure, type RelayJob, respondToNobody, sendJob, waitAtMost } from './relay-job.ts'
+import { composeQueueHeader } from './queue-position.ts'
+import {
+  composeTiming,
+  explainFailure,
+  type RelayJob,
+  respondToNobody,
+  sendJob,
+  waitAtMost,
+} from './relay-job.ts'
 import { createRelayLine, type RelayLine } from './relay-line.ts'
 import { settleRelay } from './settle-relay.ts'
 
@@ -40,14 +48,15 @@ export async function relayBody(job: RelayJob): Promise<Response> {
   const work = fetchAndSettle(job, line)
   const early = await waitAtMost(work, COMMIT_AFTER_MS)
   if (early === null) {
+    const queueHeader = await composeQueueHeader(job)
     const body = line.open()
     job.waitUntil(work.then((answer) => finishLate(line, answer)))
-    return new Response(body, { headers: HEADERS })
+    return new Response(body, { headers: { ...HEADERS, ...queueHeader } })
   }
   line.quieten()
   switch (early.outcome) {
     case 'answer':
-      return new Response(early.text, { headers: HEADERS })
+      return new Response(early.text, { headers: { ...HEADERS, ...composeTiming(job) } })
     case 'client_left':
       return respondToNobody()
     case 'failed':

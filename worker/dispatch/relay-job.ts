@@ -70,6 +70,11 @@ export function explainFailure(line: RelayLine, thrown: unknown): RelayEnding {
   return { how: 'failed', error }
 }
 
+/** Says when the upstream began to answer, where that is known as the headers go out. */
+export function composeTiming({ startedAtMs }: RelayJob): Record<string, string> {
+  return { 'server-timing': `ttft;dur=${Date.now() - startedAtMs}` }
+}
+
 /** Sent to nobody: the client has gone. nginx's status for that, so that it can be told apart. */
 export function respondToNobody(): Response {
   return new Response(null, { status: 499 })

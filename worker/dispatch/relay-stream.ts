@@ -5,7 +5,15 @@ import { createAnswerRecorder } from './answer-recorder.ts'
 import type { AnswerWording } from './answer-wording.ts'
 import { joinBytes } from './join-bytes.ts'
 import { type Evidence, estimateTokenCount, type RelayEnding } from './meter-ending.ts'
-import { explainFailure, type RelayJob, respondToNobody, sendJob, waitAtMost } from './relay-job.ts'
+import { composeQueueHeader, tellQueuePosition } from './queue-position.ts'
+import {
+  composeTiming,
+  explainFailure,
+  type RelayJob,
+  respondToNobody,
+  sendJob,
+  waitAtMost,
+} from './relay-job.ts'
 import { createRelayLine, type RelayLine } from './relay-line.ts'
 import { settleRelay } from './settle-relay.ts'
 import { createSseScanner, type SseFrame } from './sse-frames.ts'
@@ -44,10 +52,12 @@ export async function relayStream(job: RelayJob): Promise<Response> {
     if (early.ending.how === 'failed') throw early.ending.error
     return respondToNobody()
   }
+  const isWaiting = early === null
+  const timing = isWaiting ? await composeQueueHeader(job) : composeTiming(job)
   const body = line.open()
-  job.waitUntil(runRelay(job, { line, meter, arrival }))
+  job.waitUntil(runRelay(job, { line, meter, arrival, isWaiting }))
   return new Response(body, {
-    headers: { 'content-type': CONTENT_TYPE, 'cache-control': 'no-cache' },
+    headers: { 'content-type': CONTENT_TYPE, 'cache-control': 'no-cache', ...timing },
   })
 }
 
@@ -70,9 +80,11 @@ interface Relay {
   readonly line: RelayLine
   readonly meter: StreamMeter
   readonly arrival: Promise<Arrival>
+  /** The upstream had not answered when the headers went out. */
+  readonly isWaiting: boolean
 }
 
-async function runRelay(job: RelayJob, { line, meter, arrival }: Relay): Promise<void> {
+async function runRelay(job: RelayJob, { line, meter, arrival, isWaiting }: Relay): Promise<void> {
   const { wording } = job.request
   const recorder = createAnswerRecorder(CONTENT_TYPE)
   const note = job.isKept ? recorder.note : () => {}
@@ -81,6 +93,7 @@ async function runRelay(job: RelayJob, { line, meter, arrival }: Relay): Promise
     note(begun)
     await line.write(begun).catch(() => {}) // the line knows that the client left
   }
+  if (isWaiting) await tellQueuePosition(job, line, arrival)
   const arrived = await arrival
   const ending =
     arrived.outcome === 'body'

@@ -47,39 +47,40 @@ export async function settleRelay(
     ...composeSettlement(job.requestId, ending, { metering, target }),
     answer: job.isKept && ending.how === 'whole' ? composeAnswer(metering.usage) : undefined,
   }
+  let feeMicroUsd: number | undefined
   try {
     const result = await job.account.settle(settlement)
     if (result.outcome === 'unknown_request') {
       job.log('settle_failed', { requestId: job.requestId, outcome: result.outcome })
     }
-    const feeMicroUsd = result.outcome === 'unknown_request' ? undefined : result.feeMicroUsd
-    logRelayed(job, ending, {
-      outcome: settlement.outcome,
-      promptTokens: settlement.promptTokens,
-      completionTokens: settlement.completionTokens,
-      meteredBy: metering.meteredBy,
-      feeMicroUsd,
-    })
-    const ended = {
-      trace: job.trace,
-      requestId: job.requestId,
-      endpoint: job.request.endpoint,
-      model: target.model.id,
-      backendId: backend.id,
-      startedAtMs: job.startedAtMs,
-      firstTokenAtMs: evidence.firstTokenAtMs ?? null,
-      endedAtMs: Date.now(),
-      usage: metering.usage,
-      feeMicroUsd: feeMicroUsd ?? 0,
-      outcome: settlement.outcome,
-      errorCode: ending.how === 'failed' ? ending.error.code : null,
-    }
-    noteGeneration(job.telemetry, ended, job.waitUntil)
-    return { outcome: 'settled', usage: metering.usage }
+    feeMicroUsd = result.outcome === 'unknown_request' ? undefined : result.feeMicroUsd
   } catch (error) {
     job.log('settle_failed', { requestId: job.requestId, ...describeError(error) })
     return { outcome: 'left_to_sweep' }
   }
+  logRelayed(job, ending, {
+    outcome: settlement.outcome,
+    promptTokens: settlement.promptTokens,
+    completionTokens: settlement.completionTokens,
+    meteredBy: metering.meteredBy,
+    feeMicroUsd,
+  })
+  const ended = {
+    trace: job.trace,
+    requestId: job.requestId,
+    endpoint: job.request.endpoint,
+    model: target.model.id,
+    backendId: backend.id,
+    startedAtMs: job.startedAtMs,
+    firstTokenAtMs: evidence.firstTokenAtMs ?? null,
+    endedAtMs: Date.now(),
+    usage: metering.usage,
+    feeMicroUsd: feeMicroUsd ?? 0,
+    outcome: settlement.outcome,
+    errorCode: ending.how === 'failed' ? ending.error.code : null,
+  }
+  noteGeneration(job.telemetry, ended, job.waitUntil)
+  return { outcome: 'settled', usage: metering.usage }
 }
 
 const REPORT_ATTEMPT_COUNT = 40

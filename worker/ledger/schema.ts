@@ -135,3 +135,39 @@ export const apiKeys = sqliteTable(
   },
   (table) => [uniqueIndex('api_keys_by_account').on(table.accountId, table.id)],
 )
+
+/** Who pays an account's usage at Stripe. Lifetime: for ever, so that nothing is reported twice. */
+export const stripeCustomers = sqliteTable('stripe_customers', {
+  accountId: text('account_id').primaryKey(),
+  /** Null: nothing is reported until there is one again. */
+  customerId: text('customer_id'),
+  /** Rows of `usage` up to this rowid are in meter events. */
+  cursorRowid: integer('cursor_rowid').notNull(),
+})
+
+/** What some records of an account add up to, to be told to Stripe once. Lifetime: for ever. */
+export const meterEvents = sqliteTable(
+  'meter_events',
+  {
+    identifier: text('identifier').primaryKey(),
+    accountId: text('account_id').notNull(),
+    customerId: text('customer_id').notNull(),
+    valueMicroUsd: integer('value_micro_usd').notNull(),
+    requestCount: integer('request_count').notNull(),
+    /** Of its last record; all are of one UTC month. */
+    lastCompletedAtMs: integer('last_completed_at_ms').notNull(),
+    plannedAtMs: integer('planned_at_ms').notNull(),
+    attemptedAtMs: integer('attempted_at_ms'),
+    /** Since when Stripe may have it without our knowing; null: it has not, or it has for sure. */
+    unclearSinceMs: integer('unclear_since_ms'),
+    /** How often Stripe answered that it failed; it remembers such an answer by the Idempotency-Key. */
+    serverErrorCount: integer('server_error_count').notNull(),
+    acceptedAtMs: integer('accepted_at_ms'),
+    /** Why it was not accepted at the last attempt. */
+    lastError: text('last_error'),
+  },
+  (table) => [
+    index('meter_events_pending').on(table.acceptedAtMs, table.attemptedAtMs),
+    index('meter_events_by_account').on(table.accountId, table.acceptedAtMs),
+  ],
+)

@@ -34,11 +34,12 @@ const ENTRIES_PER_STATEMENT = 50
 
 const INSERT_RECORDS = `${composeInsert(usage, omitBatch(getTableColumns(usage)))} ON CONFLICT DO NOTHING`
 const INSERT_KEYS = `${composeInsert(apiKeys, getTableColumns(apiKeys))} ON CONFLICT (id)
-  DO UPDATE SET revoked_at_ms = coalesce(api_keys.revoked_at_ms, excluded.revoked_at_ms)`
+  DO UPDATE SET name = excluded.name,
+    revoked_at_ms = coalesce(api_keys.revoked_at_ms, excluded.revoked_at_ms)`
 
 /**
  * Writes entries in one transaction. Safe to repeat in any part: a record that is there stays as it
- * is, and of a key only the revocation is ever changed, and never undone. Throws when D1 fails. SQL
+ * is, and a key's revocation is never undone; its name is that of the last entry. Throws when D1 fails. SQL
  * that is made once and rows as JSON: building a query of so many values costs more than running it.
  */
 export async function writeLedger(

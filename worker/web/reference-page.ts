@@ -121,13 +121,16 @@ function listOperations({ paths }: JsonObject): readonly ListedOperation[] {
 
 function renderOperation({ id, method, path, operation }: ListedOperation, resolve: Resolve): Html {
   const [security] = listObjects(operation.security)
-  const body = asObject(asObject(asObject(operation.requestBody).content)['application/json'])
+  const bodies = Object.entries(asObject(asObject(operation.requestBody).content))
   return html`<article id="${id}">
 <h3><span class="method">${method}</span> <code>${path}</code></h3>
 <p><strong>${operation.summary}.</strong> ${renderText(operation.description)}</p>
 <p class="note">${security === undefined ? 'No key needed.' : `Authorization: Bearer, ${security.adminKey ? 'the operator’s key' : 'an API key'}.`}</p>
 ${renderParameters(listObjects(operation.parameters), resolve)}
-${isJsonObject(body.schema) ? html`<h4>Request body</h4>${renderFields(body.schema, resolve)}` : ''}
+${bodies.map(
+  ([type, body]) =>
+    html`<h4>Request body: ${type}</h4>${renderFields(asObject(asObject(body).schema), resolve)}`,
+)}
 <h4>Answers</h4>
 ${Object.entries(asObject(operation.responses)).map(([status, answer]) =>
   renderAnswer(status, asObject(answer), resolve),

@@ -46,6 +46,7 @@ beforeAll(async () => {
   const services = createServices(config, {
     engine,
     store: null,
+    datanets: null,
     log: () => undefined,
     shutdownSignal: shutdown.signal,
   })

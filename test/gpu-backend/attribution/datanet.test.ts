@@ -2,11 +2,8 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
-import {
-  MAX_DATANET_SIZE_BYTES,
-  parseDatanet,
-  readDatanet,
-} from '../../../gpu-backend/attribution/datanet.ts'
+import { parseDatanet, readDatanet } from '../../../gpu-backend/attribution/datanet.ts'
+import { MAX_DATANET_BYTES } from '../../../protocol/datanet-listing.ts'
 
 const PAYEE = `0x${'ab'.repeat(20)}`
 const CONTRIBUTORS = { ada: { payee: PAYEE, name: 'Ada' } }
@@ -85,7 +82,7 @@ describe('readDatanet', () => {
     try {
       await writeFile(join(folder, 'contributors.json'), JSON.stringify(CONTRIBUTORS))
       await expect(readDatanet(folder)).rejects.toThrow(/datanet\.jsonl: cannot be read/)
-      await writeFile(join(folder, 'datanet.jsonl'), Buffer.alloc(MAX_DATANET_SIZE_BYTES + 1))
+      await writeFile(join(folder, 'datanet.jsonl'), Buffer.alloc(MAX_DATANET_BYTES + 1))
       await expect(readDatanet(folder)).rejects.toThrow(
         /datanet\.jsonl: has 4194305 bytes, and at most 4194304/,
       )

@@ -47,6 +47,16 @@ describe('createSpanIndex', () => {
     )
   })
 
+  it('is made, and finds the first holder, of a text that repeats itself without end', () => {
+    const chant = (count: number) => 'row the boat '.repeat(count)
+    const index = createSpanIndex([
+      datum('1', 'ada', chant(100_000)),
+      datum('2', 'bob', `${chant(100_000)} ashore`),
+    ])
+    const spans = index.findSpans(chant(300).trim().split(' '))
+    expect(spans).toMatchObject([{ firstWord: 0, endWord: 900, datum: { id: '1' } }])
+  })
+
   it('cuts runs of four words that three contributors use, and nothing less common', () => {
     const common = 'at the end of'
     const index = createSpanIndex([

@@ -181,6 +181,7 @@ describe('the outbox', () => {
       start: account.key.key.slice(0, 24),
       created_at_ms: Date.now(),
       revoked_at_ms: null,
+      member_id: null,
     })
     await account.stub().revokeKey(account.key.keyId)
     await account.runAlarm()

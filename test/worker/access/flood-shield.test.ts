@@ -40,7 +40,7 @@ async function ask(
   passTime(latencyMs)
   const result = await account.stub().admit(request)
   passTime(latencyMs)
-  shield.note(request, result, askedAtMs)
+  shield.note(request, result, { accountId: account.accountId, atMs: askedAtMs })
   return { recalled, result }
 }
 
@@ -150,6 +150,34 @@ it('does not hold on to a refusal that a running request may end', async () => {
   expect((await ask(account, shield, compose())).result.outcome).toBe('admitted')
 })
 
+it('refuses by itself what finds all places taken by requests of its own isolate', async () => {
+  const account = await createTestAccount({ maxConcurrentRequests: 4 }, { tier: 'interactive' })
+  const { accountId, key } = account
+  const shield = createShield()
+  const once = (tier?: 'batch') => ask(account, shield, composeAdmit(key, tier && { tier }))
+  const elsewhere = composeAdmit(key)
+  await account.stub().admit(elsewhere)
+  const closings: (() => void)[] = []
+  const open = async () => {
+    expect(await once()).toMatchObject({ recalled: null, result: { outcome: 'admitted' } })
+    closings.push(shield.open({ accountId, keyHash: key.keyHash }))
+  }
+  for (let count = 0; count < 2; count++) await open()
+  // One of another isolate may end without this one's knowing.
+  for (let count = 0; count < 2; count++)
+    expect(await once('batch')).toMatchObject({ recalled: null, result: { limit: 3 } })
+  await open()
+  expect((await once('batch')).recalled).toMatchObject({ limit: 3, tier: 'batch' })
+  for (let count = 0; count < 2; count++)
+    expect(await once()).toMatchObject({ recalled: null, result: { limit: 4 } })
+  await account.stub().settle(composeSettlement(elsewhere.requestId))
+  await open()
+  expect((await once()).recalled).toMatchObject({ outcome: 'too_many_at_once', limit: 4 })
+  closings[0]?.()
+  closings[0]?.()
+  expect((await once()).recalled).toBeNull()
+})
+
 it('asks a few times a second all the same, and learns so what the operator has changed', async () => {
   const account = await createTestAccount({ requestsPerMinute: 1 })
   const shield = createShield(ASKS_PER_SECOND)
@@ -199,7 +227,8 @@ it('lets what may be an answer given again ask as often as a free call, and no o
 
 it('remembers a bounded number of keys, the latest', () => {
   const shield = createShield()
-  for (let index = 0; index < 20_000; index++) shield.noteUnknown(`key ${index}`, 0)
+  for (let index = 0; index < 20_000; index++)
+    shield.noteUnknown({ accountId: 'acct_x', keyHash: `key ${index}` }, 0)
   expect(shield.isUnknown('key 19999', 1)).toBe(true)
   expect(shield.isUnknown('key 9999', 1)).toBe(false)
 })

@@ -175,7 +175,12 @@ it(
 )
 
 const refusal = (result: AdmitResult) => {
-  const { limits: _, retryAfterMs: __, ...rest } = result as Record<string, unknown> & AdmitResult
+  const {
+    limits: _,
+    retryAfterMs: __,
+    standsForMs: ___,
+    ...rest
+  } = result as Record<string, unknown> & AdmitResult
   return rest
 }
 

@@ -1,16 +1,9 @@
 import { open } from 'node:fs/promises'
 import { join } from 'node:path'
-import {
-  CONFIG_FILE,
-  MANIFEST_FILE,
-  MAX_JSON_BYTES,
-  rejectFile,
-  WEIGHTS_FILE,
-} from '../adapters/adapter-folder.ts'
 import { BackendError } from '../errors.ts'
 import { type MultipartPart, readMultipart } from './multipart.ts'
 
-/** Parts of one upload: three files and the fields that `POST /v1/adapters` knows. */
+/** Parts of one upload: its files and fields. */
 const MAX_PART_COUNT = 16
 
 const MAX_FIELD_BYTES = 4_096
@@ -18,51 +11,50 @@ const MAX_FIELD_BYTES = 4_096
 interface UploadOptions {
   /** Where the files go. */
   readonly folder: string
-  /** Largest weights file that is taken. */
-  readonly maxFileBytes: number
+  /** The files that are taken, and how large each may be. */
+  readonly maxBytes: ReadonlyMap<string, number>
+  /** The refusal of a file or field. */
+  readonly reject: (param: string, why: string) => BackendError
 }
 
 /**
  * Writes the files of a multipart upload as they come, each counted against its limit, and returns
- * the other fields. Throws `adapter_rejected` for a file that is not of a PEFT directory.
+ * the other fields. Throws a refusal for a file that is none of those that are taken.
  */
 export async function receiveUpload(
   req: Request,
-  { folder, maxFileBytes }: UploadOptions,
+  { folder, maxBytes, reject }: UploadOptions,
 ): Promise<Readonly<Record<string, string>>> {
-  const limits = new Map([
-    [CONFIG_FILE, MAX_JSON_BYTES],
-    [WEIGHTS_FILE, maxFileBytes],
-    [MANIFEST_FILE, MAX_JSON_BYTES],
-  ])
   const seen = new Set<string>()
   const fields: Record<string, string> = {}
   const parts = readMultipart(req.body ?? emptyBody(), req.headers.get('content-type') ?? '')
   for await (const part of parts) {
     const key = part.fileName ?? part.name
     if (seen.size >= MAX_PART_COUNT) {
-      throw rejectFile(key, `is one part more than the ${MAX_PART_COUNT} that are read`)
+      throw reject(key, `is one part more than the ${MAX_PART_COUNT} that are read`)
     }
-    if (seen.has(key)) throw rejectFile(key, 'was sent twice')
+    if (seen.has(key)) throw reject(key, 'was sent twice')
     seen.add(key)
     if (part.fileName === null) {
       fields[part.name] = await readField(part)
       continue
     }
-    const maxBytes = limits.get(part.fileName)
-    if (maxBytes === undefined) throw rejectFile(part.fileName, explainForeignFile(part.fileName))
-    await writePart(part, join(folder, part.fileName), maxBytes)
+    const limitBytes = maxBytes.get(part.fileName)
+    if (limitBytes === undefined) {
+      throw reject(part.fileName, explainForeignFile(part.fileName, [...maxBytes.keys()]))
+    }
+    await writePart(part, join(folder, part.fileName), limitBytes)
   }
   return fields
 }
 
 async function* emptyBody(): AsyncGenerator<Uint8Array> {}
 
-function explainForeignFile(name: string): string {
+function explainForeignFile(name: string, taken: readonly string[]): string {
   if (/\.(zip|tar|tgz|gz|7z|rar)$/i.test(name))
     return 'is an archive, and archives are not unpacked'
   if (/\.(bin|pt|pth|pkl)$/i.test(name)) return 'may be a pickle, which is never read'
-  return `is none of ${CONFIG_FILE}, ${WEIGHTS_FILE} and ${MANIFEST_FILE}`
+  return `is none of ${taken.join(', ')}`
 }
 
 async function readField({ name, body }: MultipartPart): Promise<string> {

@@ -1,0 +1,48 @@
+import { fetchRequestReport } from '../access/report-client.ts'
+import { type RelayJob, waitAtMost } from './relay-job.ts'
+import type { RelayLine } from './relay-line.ts'
+
+/** Says, in the headers of an answer that is waited for, where the request waits. */
+export const QUEUE_POSITION_HEADER = 'x-tallygate-queue-position'
+
+const ASK_EVERY_MS = 1_000
+/** Headers do not wait longer for it. */
+const HEADER_PATIENCE_MS = 100
+
+const encoder = new TextEncoder()
+
+/** How many requests go before this one at its backend, and itself; null: it does not wait, or nobody knows. */
+async function askPosition({ requestId, route }: RelayJob): Promise<number | null> {
+  const { target, backend } = route.current()
+  const isOwnBackend = target.model.digest !== undefined
+  if (!isOwnBackend) return null
+  const answer = await fetchRequestReport(backend, requestId)
+  return answer.outcome === 'report' ? (answer.report.queue_position ?? null) : null
+}
+
+/** The header that tells where the request waits; none where it does not. */
+export async function composeQueueHeader(job: RelayJob): Promise<Record<string, string>> {
+  const position = await waitAtMost(askPosition(job), HEADER_PATIENCE_MS)
+  return position === null ? {} : { [QUEUE_POSITION_HEADER]: String(position) }
+}
+
+/**
+ * While the upstream has not answered, tells the reader of a stream where the request waits, as a
+ * comment a second: `: queued 3`. A request that waits is no silence of the upstream's.
+ */
+export async function tellQueuePosition(
+  job: RelayJob,
+  line: RelayLine,
+  arrival: Promise<unknown>,
+): Promise<void> {
+  const arrived = arrival.then(() => 'arrived' as const)
+  while (line.stopReason() === null) {
+    const position = await Promise.race([askPosition(job), arrived])
+    if (position === 'arrived') return
+    if (position !== null) {
+      line.noteUpstream()
+      await line.write(encoder.encode(`: queued ${position}\n\n`)).catch(() => {}) // the line knows that the client left
+    }
+    if ((await waitAtMost(arrived, ASK_EVERY_MS)) !== null) return
+  }
+}
