@@ -178,7 +178,6 @@ describe('the outbox', () => {
       id: account.key.keyId,
       account_id: account.accountId,
       name: 'test',
-      member_id: null,
       start: account.key.key.slice(0, 24),
       created_at_ms: Date.now(),
       revoked_at_ms: null,
