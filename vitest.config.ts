@@ -1,6 +1,10 @@
 import { cloudflareTest, readD1Migrations } from '@cloudflare/vitest-plugin'
 import { defineConfig } from 'vitest/config'
+import { softwareVulkan } from './test/support/software-vulkan.ts'
 import { WORKER_TEST_VARS } from './test/support/worker-test-vars.ts'
+
+// The workers are processes that begin with this environment.
+Object.assign(process.env, softwareVulkan(process.env))
 
 export default defineConfig({
   test: {

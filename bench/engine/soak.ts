@@ -101,7 +101,7 @@ function planStages({ minutes, modelPath }: SoakOptions, tinyPath: string): read
       adapterCount: 5,
       // Half of it holds the largest, of 3.7 MB, and all of it not quite all five.
       ramBudgetBytes: 7_600_000,
-      env: { ...env, KV_TOKENS: '2048', MAX_BATCH: '6', MAX_QUEUE: '2' },
+      env: { ...env, KV_TOKENS: '2048', MAX_BATCH: '6', MAX_QUEUE: '3' },
     },
   ]
 }

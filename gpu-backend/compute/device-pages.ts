@@ -26,6 +26,7 @@ import {
   createSession,
   type DeviceMemory,
   type DeviceTensor,
+  ExecutionProviderError,
   type Session,
   type SessionOptions,
   type Tensor,
@@ -63,8 +64,7 @@ export class DevicePages implements KvStore {
     options: SessionOptions,
   ): Promise<DevicePages> {
     const pageCount = countBudgetPages(budgetTokens)
-    const fill = { [FILL]: { data: new Float32Array(1), dims: [] } }
-    const memory = await createDeviceMemory(buildCacheGraph(config, pageCount + 1), fill, options)
+    const memory = await reserve(config, pageCount, options)
     const copySession = await createSession(buildCopyGraph(config), options)
     return new DevicePages(config, pageCount, memory, copySession)
   }
@@ -190,33 +190,55 @@ export class DevicePages implements KvStore {
     return Array.from({ length: this.#headCount }, (_, head): Slot => [page, head, 0, position])
   }
 
-  /** Those that wait; as many at once as do not depend on each other. */
   async #copyPages(): Promise<void> {
     while (this.#copies.length > 0) {
-      const written = new Set<number>()
-      const end = this.#copies.findIndex(({ from, to }) => {
-        const isDependent = written.has(from) || written.has(to)
-        written.add(to)
-        return isDependent
-      })
-      const batch = end < 0 ? this.#copies : this.#copies.slice(0, end)
-      const slots = batch.flatMap(({ to }) =>
-        Array.from({ length: this.#headCount }, (_, head) =>
-          Array.from({ length: PAGE_LENGTH }, (_, position) => [to, head, 0, position]),
-        ),
-      )
+      const batch = takeIndependent(this.#copies)
+      const sources = batch.map(({ from }) => from)
+      const slots = batch.flatMap(({ to }) => listPageSlots(to, this.#headCount))
       const feeds = {
         ...this.#feeds,
-        [COPY_FROM]: int64s(
-          batch.map(({ from }) => from),
-          [batch.length],
-        ),
-        [COPY_TO]: int64s(slots.flat(2), [batch.length, this.#headCount, 1, PAGE_LENGTH, 4]),
+        [COPY_FROM]: int64s(sources, [batch.length]),
+        [COPY_TO]: int64s(slots.flat(), [batch.length, this.#headCount, 1, PAGE_LENGTH, 4]),
       }
       await this.#copySession.run(feeds, [], this.#deviceOutputs)
       this.#copies = this.#copies.slice(batch.length)
     }
   }
+}
+
+/** The first of them that can be done at once: all is read before anything is written. */
+function takeIndependent(copies: readonly PageCopy[]): readonly PageCopy[] {
+  const written = new Set<number>()
+  const end = copies.findIndex(({ from, to }) => {
+    if (written.has(from) || written.has(to)) return true
+    written.add(to)
+    return false
+  })
+  return end < 0 ? copies : copies.slice(0, end)
+}
+
+function listPageSlots(page: number, headCount: number): Slot[] {
+  return Array.from({ length: headCount * PAGE_LENGTH }, (_, i): Slot => {
+    return [page, Math.floor(i / PAGE_LENGTH), 0, i % PAGE_LENGTH]
+  })
+}
+
+/** The pages and one of zeros. */
+async function reserve(
+  config: ModelConfig,
+  pageCount: number,
+  options: SessionOptions,
+): Promise<DeviceMemory> {
+  const fill = { [FILL]: { data: new Float32Array(1), dims: [] } }
+  const graph = buildCacheGraph(config, pageCount + 1)
+  return createDeviceMemory(graph, fill, options).catch((cause: unknown) => {
+    if (cause instanceof ExecutionProviderError) throw cause
+    const reason = cause instanceof Error ? cause.message : String(cause)
+    throw new Error(
+      `A KV cache of ${pageCount * PAGE_LENGTH} tokens does not fit on the device. Ask for fewer. ONNX Runtime said: ${reason.trim()}`,
+      { cause },
+    )
+  })
 }
 
 /** Page, head, 0, position in the page. */

@@ -82,14 +82,14 @@ export async function createSession(model: OnnxModel, options: SessionOptions): 
   }
 }
 
-/** Runs the model once and leaves all of its outputs on the device (WebGPU only). */
+/** Runs the model once and leaves all of its outputs on the device (WebGPU only). Rejects where they do not fit. */
 export async function createDeviceMemory(
   model: OnnxModel,
   feeds: Feeds,
   options: SessionOptions,
 ): Promise<DeviceMemory> {
   const session = await loadModel(model, options, { preferredOutputLocation: 'gpu-buffer' })
-  const results = Object.entries(await session.run(toOrtTensors(feeds)))
+  const results = await runOrRelease(session, feeds)
   const tensors = new Map(
     results.map(([name, result]): [string, DeviceTensor] => {
       assert(result.location === 'gpu-buffer', `The output "${name}" is on the device.`)
@@ -105,6 +105,15 @@ export async function createDeviceMemory(
       for (const [, result] of results) result.dispose()
       await session.release()
     },
+  }
+}
+
+async function runOrRelease(session: ort.InferenceSession, feeds: Feeds) {
+  try {
+    return Object.entries(await session.run(toOrtTensors(feeds)))
+  } catch (error) {
+    await session.release()
+    throw error
   }
 }
 

@@ -51,9 +51,12 @@ const ask = (account: Account, model = 'm') =>
   })
 
 /** All that was asked has reached D1. */
-const flushed = ({ id }: Account) =>
+const flushed = (account: Account) =>
   waitUntil(
-    () => gateway.admin('GET', `/accounts/${id}`),
+    async () => {
+      await read(account, '/v1/usage?limit=1')
+      return gateway.admin('GET', `/accounts/${account.id}`)
+    },
     (state) => state.open_reservation_count + state.outbox_count === 0,
   )
 

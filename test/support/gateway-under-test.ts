@@ -91,7 +91,10 @@ export async function startGatewayUnderTest(
     admin,
     settledUsage: async (requestIds) => {
       await waitUntil(
-        () => admin('GET', `/accounts/${account.id}`),
+        async () => {
+          await call('/v1/usage?limit=1') // brings what is settled to D1
+          return admin('GET', `/accounts/${account.id}`)
+        },
         (state) => state.open_reservation_count + state.outbox_count === 0,
         15_000,
       )

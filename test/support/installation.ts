@@ -166,7 +166,10 @@ export async function callAdmin(
 export async function settledUsage(stack: StartedStack): Promise<readonly UsageLine[]> {
   const { account_id: accountId } = await getJson(stack, '/key')
   await waitUntil(
-    () => callAdmin(stack, 'GET', `/accounts/${accountId}`),
+    async () => {
+      await getJson(stack, '/usage?limit=1') // brings what is settled to D1
+      return callAdmin(stack, 'GET', `/accounts/${accountId}`)
+    },
     (state) => state.open_reservation_count === 0 && state.outbox_count === 0,
   )
   const usage = await getJson(stack, '/usage?limit=1000')

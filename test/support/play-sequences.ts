@@ -6,6 +6,7 @@ import {
 } from '../../gpu-backend/compute/model-runner.ts'
 import type { KvRow } from '../../gpu-backend/engine/model-runner.ts'
 import type { ModelSource } from '../../gpu-backend/model/model-source.ts'
+import { TEST_PROVIDER } from './providers.ts'
 import { createRandom } from './random.ts'
 import { seedOf } from './random-model.ts'
 import { referenceLogits } from './reference-llama.ts'
@@ -39,7 +40,7 @@ export function startRunner(
   options: Partial<ModelRunnerOptions> = {},
 ): Promise<LoraModelRunner> {
   return createModelRunner(source, {
-    executionProvider: 'cpu',
+    executionProvider: TEST_PROVIDER,
     threadCount: 1,
     kvBudgetTokens: 64 * 64,
     ...options,
@@ -115,7 +116,8 @@ export function isDone(sequence: Sequence | undefined): boolean {
   return sequence?.kv?.length === sequence?.tokens.length
 }
 
-async function runStep(
+/** One step of these sequences, each so many tokens on. */
+export async function runStep(
   runner: LoraModelRunner,
   step: readonly { sequence: Sequence; cut: number }[],
 ): Promise<void> {

@@ -13,9 +13,11 @@ import type { Reservation } from './settlement.ts'
 import { planSweep, type SweepPlan } from './sweep.ts'
 import { explainWebhookUrl } from './webhook-url.ts'
 
-/** A record waits at most this long for others, … */
+/** A record waits this long for others, … */
 const FLUSH_DELAY_MS = 1_000
-/** … and no more of them wait: an alarm and its write to D1 cost more than a request. */
+/** … or until this long after the flush before: an alarm and its write to D1 cost more than a request. */
+const FLUSH_INTERVAL_MS = 5_000
+/** No more records wait. */
 const FLUSH_BATCH_SIZE = 200
 /** Of one alarm: what waits longer than that waits for the next one. */
 const MAX_FLUSH_COUNT = 10
@@ -45,6 +47,7 @@ export class AccountChores {
   readonly #stores: AccountStores
   readonly #options: AccountChoresOptions
   #flushFailureCount = 0
+  #flushedAtMs = Number.NEGATIVE_INFINITY
   #flushNotBeforeMs = 0
   #lastError: string | null = null
 
@@ -61,9 +64,7 @@ export class AccountChores {
   /** Never throws, because the platform gives up an alarm that fails too often. */
   async run(): Promise<void> {
     const { tables, reservations, alerts, idempotency, cache } = this.#stores
-    for (let count = 0; count < MAX_FLUSH_COUNT; count++) {
-      if (Date.now() < this.#flushNotBeforeMs || !(await this.#flush())) break
-    }
+    if (await this.flush()) this.#lastError = null
     const expired = reservations.listExpired(Date.now(), SWEEP_BATCH_SIZE)
     await Promise.all(expired.map((reservation) => this.#sweep(reservation)))
     const dueAlerts = alerts.listDue(Date.now(), ALERT_BATCH_SIZE)
@@ -73,11 +74,25 @@ export class AccountChores {
     cache.deleteKeptBefore(Date.now() - CACHE_KEPT_MS)
   }
 
+  /**
+   * Moves the outbox to D1, unless D1 failed a moment ago. Never throws. True: all that was in it when
+   * this was called is in D1.
+   */
+  async flush(): Promise<boolean> {
+    for (let count = 0; count < MAX_FLUSH_COUNT; count++) {
+      if (this.#stores.tables.countOutbox() === 0) return true
+      if (Date.now() < this.#flushNotBeforeMs) return false
+      const outcome = await this.#flushBatch()
+      if (outcome !== 'more') return outcome === 'all'
+    }
+    return false
+  }
+
   /** Sets the alarm for a flush of what was put into the outbox just now. */
   armFlush(nowMs: number): void {
     const isFull = this.#stores.tables.countOutbox() >= FLUSH_BATCH_SIZE
-    const dueAtMs = isFull ? nowMs : nowMs + FLUSH_DELAY_MS
-    this.#options.alarm.arm(Math.max(dueAtMs, this.#flushNotBeforeMs))
+    const dueAtMs = Math.max(nowMs + FLUSH_DELAY_MS, this.#flushedAtMs + FLUSH_INTERVAL_MS)
+    this.#options.alarm.arm(Math.max(isFull ? nowMs : dueAtMs, this.#flushNotBeforeMs))
   }
 
   /** Sets the alarm for whatever is still to be done. */
@@ -86,6 +101,9 @@ export class AccountChores {
     const firstSettledAtMs = this.#stores.tables.firstSettledAtMs()
     const nextExpiryMs = this.#stores.reservations.nextExpiryMs()
     if (this.#stores.tables.countOutbox() > 0) this.armFlush(Date.now())
+    // To set an alarm costs two commits: who has just settled something is likely to settle more.
+    const nextFlushAtMs = this.#flushedAtMs + FLUSH_INTERVAL_MS
+    if (nextFlushAtMs > Date.now()) alarm.arm(nextFlushAtMs)
     if (nextExpiryMs !== null) alarm.arm(nextExpiryMs)
     if (firstSettledAtMs !== null) alarm.arm(firstSettledAtMs + SETTLED_KEPT_MS + PURGE_INTERVAL_MS)
     const alertDueAtMs = this.#stores.alerts.nextDueAtMs()
@@ -103,21 +121,21 @@ export class AccountChores {
     return this.#stores.reservations.postponeExpiry(requestId, expiresAtMs, sweepFailureCount)
   }
 
-  /** True when there may be more to flush. */
-  async #flush(): Promise<boolean> {
+  async #flushBatch(): Promise<'all' | 'more' | 'failed'> {
     const { entries, lastSequence } = this.#stores.tables.readOutbox(FLUSH_BATCH_SIZE)
+    this.#flushedAtMs = Date.now()
     try {
       await writeLedger(this.#options.database, entries)
     } catch (error) {
       this.#lastError = String(error)
       this.#flushFailureCount += 1
       this.#flushNotBeforeMs = Date.now() + planBackoffMs(this.#flushFailureCount, Math.random())
-      return false
+      return 'failed'
     }
     this.#stores.tables.deleteOutboxThrough(lastSequence)
     this.#lastError = null
     this.#flushFailureCount = 0
-    return entries.length === FLUSH_BATCH_SIZE
+    return entries.length === FLUSH_BATCH_SIZE ? 'more' : 'all'
   }
 
   /** At least once: an alert that was taken while the object died is sent again. */

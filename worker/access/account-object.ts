@@ -51,6 +51,8 @@ import {
 import { budgetOf, changeLimits, createMeter, snapshotLimits } from './meter.ts'
 
 const LISTED_ALERT_COUNT = 100
+/** Of so many open requests each may wait for others, to share a commit with them. */
+const BUSY_COUNT = 4
 const LISTED_CREDIT_COUNT = 1_000
 
 /**
@@ -84,7 +86,7 @@ export class AccountObject extends DurableObject<StorageBindings> {
     })
     this.#commits = new CommitGroup({
       transact: (closure) => this.#transact(closure),
-      isBusy: () => this.#stores.reservations.sum(ACCOUNT_SCOPE).openCount > 1,
+      isBusy: () => this.#stores.reservations.sum(ACCOUNT_SCOPE).openCount >= BUSY_COUNT,
     })
     void ctx.blockConcurrencyWhile(async () => {
       createStores(this.#stores)
@@ -259,6 +261,11 @@ export class AccountObject extends DurableObject<StorageBindings> {
     this.#chores.armForPending()
   }
 
+  /** Brings to D1 what was settled until now, for whoever is about to read it there. False: D1 fails. */
+  flushLedger(): Promise<boolean> {
+    return this.#chores.flush()
+  }
+
   /** The newest alerts, delivered or not. */
   listAlerts(): readonly StoredAlert[] {
     return this.#stores.alerts.list(LISTED_ALERT_COUNT)
@@ -295,6 +302,7 @@ export class AccountObject extends DurableObject<StorageBindings> {
       return this.ctx.storage.transactionSync(() => {
         const result = closure()
         this.#stores.tables.writeMeters()
+        this.#stores.months.write()
         return result
       })
     } catch (error) {

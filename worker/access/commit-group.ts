@@ -1,5 +1,7 @@
-/** An operation that comes so soon after another one may wait for more. */
-const BURST_MS = 2
+/** An operation that comes so soon after another one may wait for more, … */
+const BURST_MS = 10
+/** … for so long: about what the commit that it saves holds up everybody on the thread. */
+const GATHER_MS = 3
 
 interface Waiting {
   readonly operation: () => unknown
@@ -35,7 +37,7 @@ export class CommitGroup {
     this.#lastAtMs = nowMs
     if (this.#waiting.length === 0 && !(isBurst && isBusy())) return transact(operation)
     return new Promise<T>((resolve, reject) => {
-      if (this.#waiting.length === 0) setTimeout(() => this.#commit(), 0)
+      if (this.#waiting.length === 0) setTimeout(() => this.#commit(), GATHER_MS)
       // The result of an operation is what its own promise is for.
       this.#waiting.push({ operation, resolve: (result) => resolve(result as T), reject })
     })

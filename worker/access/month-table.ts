@@ -9,6 +9,8 @@ export class MonthTable {
   readonly #sql: SqlStorage
   /** When the last sealed month ended; null until it is asked for, and after a transaction that was undone. */
   #sealedEndMs: number | null = null
+  /** What was added in this transaction, by month. */
+  readonly #added = new Map<string, Omit<SettledMonth, 'month'>>()
 
   constructor(sql: SqlStorage) {
     this.#sql = sql
@@ -27,6 +29,7 @@ export class MonthTable {
   /** Reads all anew: what is in memory may never have been committed. */
   forget(): void {
     this.#sealedEndMs = null
+    this.#added.clear()
   }
 
   /** When what is settled now counts as settled: a clock that went back does not open a sealed month. */
@@ -36,16 +39,31 @@ export class MonthTable {
     return Math.max(nowMs, this.#sealedEndMs)
   }
 
+  /** Adds a settlement; stored by `write`. */
   add(atMs: number, feeMicroUsd: number, creditedMicroUsd: number): void {
-    this.#sql.exec(
-      `INSERT INTO settled_months VALUES (?, 1, ?, ?) ON CONFLICT (month) DO UPDATE SET
-         request_count = request_count + 1,
-         fee_micro_usd = fee_micro_usd + excluded.fee_micro_usd,
-         credited_micro_usd = credited_micro_usd + excluded.credited_micro_usd`,
-      monthOf(atMs),
-      feeMicroUsd,
-      creditedMicroUsd,
-    )
+    const month = monthOf(atMs)
+    const added = this.#added.get(month)
+    this.#added.set(month, {
+      requestCount: (added?.requestCount ?? 0) + 1,
+      feeMicroUsd: (added?.feeMicroUsd ?? 0) + feeMicroUsd,
+      creditedMicroUsd: (added?.creditedMicroUsd ?? 0) + creditedMicroUsd,
+    })
+  }
+
+  /** Stores what was added; the last step of every transaction that settles. */
+  write(): void {
+    for (const [month, { requestCount, feeMicroUsd, creditedMicroUsd }] of this.#added)
+      this.#sql.exec(
+        `INSERT INTO settled_months VALUES (?, ?, ?, ?) ON CONFLICT (month) DO UPDATE SET
+           request_count = request_count + excluded.request_count,
+           fee_micro_usd = fee_micro_usd + excluded.fee_micro_usd,
+           credited_micro_usd = credited_micro_usd + excluded.credited_micro_usd`,
+        month,
+        requestCount,
+        feeMicroUsd,
+        creditedMicroUsd,
+      )
+    this.#added.clear()
   }
 
   /** Seals a month if it is over, and those before it. False: it runs. */

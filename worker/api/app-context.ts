@@ -19,8 +19,8 @@ export interface AppEnv {
     requestId: string
     startedAtMs: number
     trace: TraceContext
-    /** Headers of the answer, whether it is a success or an error. */
-    answerHeaders: Headers
+    /** Headers of the answer, whether it is a success or an error; names in lower case. */
+    answerHeaders: Map<string, string>
     services: Services
     /** Set by `requireApiKey` before its handlers run; missing elsewhere. */
     caller: Caller

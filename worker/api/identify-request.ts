@@ -16,7 +16,7 @@ const log = createLog()
 export const identifyRequest = createMiddleware<AppEnv>(async (c, next) => {
   const startedAtMs = Date.now()
   const requestId = createRequestId()
-  const answerHeaders = new Headers({ 'x-request-id': requestId })
+  const answerHeaders = new Map([['x-request-id', requestId]])
   c.set('requestId', requestId)
   c.set('startedAtMs', startedAtMs)
   c.set('trace', openTraceContext(c.req.header('traceparent'), createHex))
@@ -24,7 +24,8 @@ export const identifyRequest = createMiddleware<AppEnv>(async (c, next) => {
   await next()
   const durationMs = Date.now() - startedAtMs
   answerHeaders.set('openai-processing-ms', String(durationMs))
-  for (const [name, value] of answerHeaders) c.res.headers.set(name, value)
+  const { headers } = c.res
+  for (const [name, value] of answerHeaders) headers.set(name, value)
   const route = routePath(c)
   const code = c.error instanceof ApiError ? c.error.code : undefined
   const telemetry = c.var.services?.telemetry

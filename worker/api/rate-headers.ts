@@ -4,7 +4,7 @@ import type { LimitSnapshot } from '../access/account-contract.ts'
 export const DEGRADED_HEADER = 'x-tallygate-degraded'
 
 /** Writes the `x-ratelimit-*` headers as OpenAI spells them. */
-export function setRateHeaders(headers: Headers, limits: LimitSnapshot): void {
+export function setRateHeaders(headers: Map<string, string>, limits: LimitSnapshot): void {
   headers.set('x-ratelimit-limit-requests', String(limits.requestLimit))
   headers.set('x-ratelimit-remaining-requests', String(limits.requestsRemaining))
   headers.set('x-ratelimit-reset-requests', formatDuration(limits.requestResetMs))

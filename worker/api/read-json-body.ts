@@ -46,13 +46,15 @@ async function readBytes(request: Request, limits: BodyLimits): Promise<Uint8Arr
       message: `The body is larger than ${maxSizeBytes} bytes.`,
     })
   const mostReadBytes = maxSizeBytes * READ_ON_FACTOR
-  if (Number(request.headers.get('content-length') ?? 0) > mostReadBytes) throw tooLarge()
+  const statedSizeBytes = Number(request.headers.get('content-length') ?? Number.NaN)
+  if (statedSizeBytes > mostReadBytes) throw tooLarge()
   const chunks: Uint8Array[] = []
   let sizeBytes = 0
   for await (const chunk of readInTime(request, limits.BODY_TIMEOUT_MS)) {
     sizeBytes += chunk.length
     if (sizeBytes > mostReadBytes) break
     if (sizeBytes <= maxSizeBytes) chunks.push(chunk)
+    if (sizeBytes === statedSizeBytes) break // without another turn for the end
   }
   if (sizeBytes > maxSizeBytes) throw tooLarge()
   return joinBytes(chunks)

@@ -4,6 +4,7 @@ import { isAnchorable } from '../proofs/create-usage-leaf.ts'
 import { buildReceipt } from '../proofs/receipt.ts'
 import type { AppContext } from './app-context.ts'
 import { describeCaller } from './describe-caller.ts'
+import { LEDGER_RETRY_MS } from './render-error.ts'
 
 /** A request by its own id, or by that of its answer. */
 const REQUEST_OR_ANSWER_ID = /^(?:req_|chatcmpl-|cmpl-|resp_)([0-9a-zA-Z]{1,59})$/
@@ -13,7 +14,7 @@ export async function getReceipt(c: AppContext): Promise<Response> {
   const { accountId } = await describeCaller(c, 'receipts:read')
   const [, suffix] = REQUEST_OR_ANSWER_ID.exec(c.req.param('id') ?? '') ?? []
   const store = new BatchStore(c.var.services.database)
-  const found = suffix === undefined ? null : await awaitRecord(store, `req_${suffix}`)
+  const found = suffix === undefined ? null : await findRecord(c, store, `req_${suffix}`)
   if (found === null || found.record.accountId !== accountId) {
     throw new ApiError('not_found', { message: 'There is no settled request of this id.' })
   }
@@ -33,15 +34,16 @@ export async function getReceipt(c: AppContext): Promise<Response> {
   return c.json(receipt)
 }
 
-const ATTEMPT_COUNT = 6
-/** Doubled after each: 1.5 s in all, and a record is flushed after one. */
-const FIRST_INTERVAL_MS = 50
-
-/** A record reaches D1 a moment after the answer went out; who asks at once is made to wait for it. */
-async function awaitRecord(store: BatchStore, requestId: string): Promise<RecordInBatch | null> {
-  for (let attempt = 1; ; attempt++) {
-    const found = await store.findRecord(requestId)
-    if (found !== null || attempt === ATTEMPT_COUNT) return found
-    await new Promise((resolve) => setTimeout(resolve, FIRST_INTERVAL_MS * 2 ** (attempt - 1)))
-  }
+/** A record may still be on its way to D1 when it is first asked for. */
+async function findRecord(
+  c: AppContext,
+  store: BatchStore,
+  requestId: string,
+): Promise<RecordInBatch | null> {
+  const found = await store.findRecord(requestId)
+  if (found !== null) return found
+  const { account } = c.var.services
+  if (!(await account(c.var.caller.accountId).flushLedger()))
+    throw new ApiError('ledger_unavailable', { retryAfterMs: LEDGER_RETRY_MS })
+  return store.findRecord(requestId)
 }

@@ -30,7 +30,8 @@ export function renderError(c: AppContext, thrown: unknown): Response {
   return c.json(composeErrorBody(error), status)
 }
 
-const LEDGER_RETRY_MS = 5_000
+/** How soon D1 may be asked again after it has failed. */
+export const LEDGER_RETRY_MS = 5_000
 
 function classify(cause: unknown): ApiError {
   return isLedgerFailure(cause)

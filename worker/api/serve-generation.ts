@@ -61,7 +61,8 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
   setRateHeaders(answerHeaders, limits)
   answerHeaders.set(TIER_HEADER, tier)
   c.set('tier', tier)
-  answerHeaders.set('server-timing', `auth;dur=${Date.now() - startedAtMs}`)
+  const authTiming = `auth;dur=${Date.now() - startedAtMs}`
+  answerHeaders.set('server-timing', authTiming)
   c.set('isRelayed', true)
   const relay = request.isStream ? relayStream : relayBody
   const route = createRoute({
@@ -90,7 +91,7 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
   const { concession } = route.current()
   if (concession !== undefined) answerHeaders.set(DEGRADED_HEADER, describeConcession(concession))
   const timing = response.headers.get('server-timing')
-  if (timing !== null) answerHeaders.append('server-timing', timing)
+  if (timing !== null) answerHeaders.set('server-timing', `${authTiming}, ${timing}`)
   return response
 }
 
@@ -98,7 +99,7 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
 function requireAdmitted(
   request: GenerationRequest,
   result: Exclude<AdmitResult, { outcome: 'replay' | 'cached' }>,
-  answerHeaders: Headers,
+  answerHeaders: Map<string, string>,
 ): Extract<AdmitResult, { outcome: 'admitted' }> {
   switch (result.outcome) {
     case 'admitted':

@@ -132,6 +132,7 @@ async function findStatement(
   month: string,
 ): Promise<(Statement & { readonly settled: SettledMonth }) | null> {
   const { account, database } = c.var.services
+  await account(accountId).flushLedger() // what D1 does not take is counted as missing
   const reading = await account(accountId).readMonth(month)
   if (reading.outcome === 'none') return null
   const statement = await readStatement(database, accountId, { reading, nowMs: Date.now() })

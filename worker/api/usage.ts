@@ -66,7 +66,8 @@ export const usagePageSchema = z
 export async function getUsage(c: AppContext): Promise<Response> {
   const { accountId } = await describeCaller(c, 'usage:read')
   const query = parseRequest(usageQuerySchema, c.req.query())
-  const { database } = c.var.services
+  const { account, database } = c.var.services
+  await account(accountId).flushLedger() // while D1 takes no writes, what it holds is told
   const period = { accountId, fromMs: query.from_ms, toMs: query.to_ms }
   const pageQuery = { ...period, cursor: query.cursor ?? null, limit: query.limit }
   if (acceptsCsv(c)) {

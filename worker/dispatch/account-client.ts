@@ -29,7 +29,7 @@ export interface AccountClient {
 }
 
 export interface AccountClientOptions {
-  /** A new stub: one that has thrown may stay broken. */
+  /** A new stub: one serves until it throws, and may stay broken then. */
   readonly createStub: () => AccountPort
   /** Well below the term of a reservation, milliseconds. */
   readonly renewEveryMs: number
@@ -47,6 +47,7 @@ export function createAccountClient(options: AccountClientOptions): AccountClien
   const { createStub, log } = options
   let renewal: ReturnType<typeof setInterval> | null = null
   let tellClosed = () => {}
+  let kept: AccountPort | null = null
 
   async function callWithRetries<T>(
     requestId: string,
@@ -54,8 +55,10 @@ export function createAccountClient(options: AccountClientOptions): AccountClien
   ): Promise<T> {
     for (let attempt = 1; ; attempt++) {
       try {
-        return await call(createStub())
+        kept ??= createStub()
+        return await call(kept)
       } catch (error) {
+        kept = null
         log('account_call_failed', { requestId, attempt, ...describeError(error) })
         if (attempt === ATTEMPT_COUNT) throw error
         const delayMs = FIRST_DELAY_MS * 4 ** (attempt - 1) * (0.5 + Math.random())

@@ -42,6 +42,7 @@ export async function relayBody(job: RelayJob): Promise<Response> {
     clientSignal: job.clientSignal,
     blank: BLANK,
     maxUpstreamSilenceMs: job.maxUpstreamSilenceMs,
+    opensWithinMs: COMMIT_AFTER_MS,
     outlivesClient: job.outlivesClient,
   })
   const work = fetchAndSettle(job, line)

@@ -33,6 +33,8 @@ export interface RelayLineOptions {
   readonly blank: Uint8Array
   /** How long the upstream may say nothing. */
   readonly maxUpstreamSilenceMs: number
+  /** The line is opened or quietened within this time. */
+  readonly opensWithinMs: number
   /** The upstream is heard to its end though the client has left; what it says goes nowhere. */
   readonly outlivesClient: boolean
 }
@@ -59,7 +61,11 @@ export function createRelayLine(options: RelayLineOptions): RelayLine {
     reason ??= why
     controller.abort()
   }
-  const silence = setTimeout(() => stop('upstream_silent'), options.maxUpstreamSilenceMs)
+  // Once it is open, beats watch over the silence.
+  const silence =
+    options.maxUpstreamSilenceMs < options.opensWithinMs
+      ? setTimeout(() => stop('upstream_silent'), options.maxUpstreamSilenceMs)
+      : undefined
   const onClientGone = () => {
     isClientGone = true
     if (!options.outlivesClient) stop('client_left')

@@ -40,6 +40,7 @@ export async function relayStream(job: RelayJob): Promise<Response> {
     clientSignal: job.clientSignal,
     blank: BLANK,
     maxUpstreamSilenceMs: job.maxUpstreamSilenceMs,
+    opensWithinMs: COMMIT_AFTER_MS,
     outlivesClient: job.outlivesClient,
   })
   const meter = createStreamMeter({ ...job.request, now: Date.now })

@@ -1,4 +1,4 @@
-/** Attributes of a series. Never a prompt, an answer, a key or an account: they are metrics' labels. */
+/** Attributes of a series, in the same order each time. Never a prompt, an answer, a key or an account: they are metrics' labels. */
 export type Attributes = Readonly<Record<string, string>>
 
 interface Instrument {
@@ -81,7 +81,7 @@ export function createMeters(): Meters {
   const cells = new Map<string, Cell>()
 
   function find(name: InstrumentName, attributes: Attributes): Cell {
-    const key = `${name} ${JSON.stringify(Object.entries(attributes).sort())}`
+    const key = `${name} ${JSON.stringify(attributes)}`
     const known = cells.get(key)
     if (known !== undefined) return known
     if (cells.size >= MAX_SERIES_COUNT && attributes !== OVERFLOW) return find(name, OVERFLOW)

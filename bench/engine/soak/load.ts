@@ -38,7 +38,8 @@ export class Load {
   readonly counts = { answered: 0, left: 0, missing: 0, overloaded: 0, refused: 0 }
   /** Requests whose caller left, since the list was last emptied. */
   readonly leftIds: string[] = []
-  #sentCount = 0
+  /** By caller. */
+  readonly #sentCounts = new Map<number, number>()
 
   constructor(options: LoadOptions) {
     this.#options = options
@@ -79,12 +80,16 @@ export class Load {
     return { model: named(id), ...watch }
   }
 
-  /** Ids come round again, so that what the backend remembers of each stays bounded. */
+  /**
+   * A caller's ids come round again, so that what the backend remembers of each stays bounded, but not
+   * before a request that was left has ended.
+   */
   #headers(caller: number): Record<string, string> {
     const { random } = this.#options
-    this.#sentCount += 1
+    const sentCount = (this.#sentCounts.get(caller) ?? 0) + 1
+    this.#sentCounts.set(caller, sentCount)
     return {
-      [REQUEST_ID_HEADER]: `req_caller${caller}x${this.#sentCount % 64}`,
+      [REQUEST_ID_HEADER]: `req_caller${caller}x${sentCount % 64}`,
       [TENANT_HEADER]: `tenant-${Math.floor(random() * 5)}`,
       [TIER_HEADER]: this.#pick(TIERS),
     }

@@ -43,7 +43,7 @@ describe('operations on the books of one object', () => {
   it('run at once when the last one is some time ago', () => {
     const { group, write, stored } = createGroup({ isBusy: true })
     group.run(write('a'), 1_000)
-    group.run(write('b'), 1_002)
+    group.run(write('b'), 1_010)
     expect(stored()).toEqual(['a', 'b'])
   })
 
