@@ -170,7 +170,7 @@ test('whatever is submitted, cancelled and fails: one end each, exact counts, gr
     ),
     { numRuns: 150 },
   )
-  expect(refusedCount).toBeGreaterThan(50)
+  expect(refusedCount).toBeGreaterThan(10)
 })
 
 /** All of those that were not cancelled before, or none; gives how many. */
