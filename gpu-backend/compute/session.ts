@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import ort from 'onnxruntime-node'
 import type { OnnxModel } from '../model/onnx-writer.ts'
+import { buildOverflowProbe, EXACT_PRODUCT, PROBE_INPUTS } from './integer-products.ts'
 
 /**
  * ONNX Runtime's own builds send usage data to Microsoft and leave files in the temporary folder,
@@ -122,6 +123,8 @@ async function loadModel(
   { executionProvider, threadCount }: SessionOptions,
   more: ort.InferenceSession.SessionOptions = {},
 ): Promise<ort.InferenceSession> {
+  products ??= planProducts()
+  const extra = await products
   const load = (providers: readonly string[]) =>
     ort.InferenceSession.create(model.proto, {
       executionProviders: providers,
@@ -129,7 +132,7 @@ async function loadModel(
       graphOptimizationLevel: 'all',
       logSeverityLevel: LOG_ERRORS,
       externalData: model.weights,
-      extra: EXACT_PRODUCTS,
+      extra,
       ...more,
     })
   if (executionProvider === 'cpu') return load(['cpu'])
@@ -147,8 +150,28 @@ async function loadModel(
 
 const LOG_ERRORS = 3
 
-/** Without it products of uint8 and int8 overflow on x64 processors without VNNI. */
-const EXACT_PRODUCTS = { session: { x64quantprecision: '1' } }
+/**
+ * ONNX Runtime multiplies uint8 by int8 fast, and on x64 processors without VNNI wrong where two products
+ * pass 16 bits, unless it is told to be exact, which makes it slower on all processors. So the processor is asked.
+ */
+async function planProducts(): Promise<Record<string, unknown>> {
+  const { proto, weights } = buildOverflowProbe()
+  const session = await ort.InferenceSession.create(proto, { externalData: weights })
+  try {
+    for (const input of PROBE_INPUTS) {
+      const { y } = await session.run(toOrtTensors({ x: input }))
+      if (!readFloats(y, 'y').every((value) => value === EXACT_PRODUCT)) {
+        return { session: { x64quantprecision: '1' } }
+      }
+    }
+    return {}
+  } finally {
+    await session.release()
+  }
+}
+
+/** Asked once a thread. */
+let products: Promise<Record<string, unknown>> | undefined
 
 const NEEDS = {
   webgpu:

@@ -80,30 +80,50 @@ test('the graph multiplies rotated rows by tokens with a scale each, zeros and l
     if (i < inputs) return 0
     return i % 50 === 0 ? 300 * value : value
   })
-  const graph = new OnnxGraph()
-  graph.input('x', 'float32', ['T', inputs])
   const half = outputs / 2
-  const parts = [
-    {
-      ...weights,
-      quants: weights.quants.slice(0, half * inputs),
-      scales: weights.scales.slice(0, half),
-    },
-    { ...weights, quants: weights.quants.slice(half * inputs), scales: weights.scales.slice(half) },
-  ]
-  const options = { name: 'w', inputSize: inputs, accuracyLevel: 4 } as const
-  graph.node('Identity', [addLinear(graph, 'x', parts, options)], {}, 'y')
-  graph.output('y', 'float32', ['T', outputs])
-  const session = await createSession(graph.toModel(), {
-    executionProvider: 'cpu',
-    threadCount: 1,
-  })
-  const { y } = await session.run({ x: { data: x, dims: [4, inputs] } }, ['y'])
-  await session.close()
+  const parts = [0, half].map((start) => ({
+    form: weights.form,
+    quants: weights.quants.slice(start * inputs, (start + half) * inputs),
+    scales: weights.scales.slice(start, start + half),
+  }))
+  const y = await multiply(x, parts, inputs)
   const right = expected(x, weights, inputs)
   expect(y.subarray(0, outputs).every((value) => value === 0)).toBe(true)
   expect(distance(y, right)).toBeLessThan(1e-5 * norm(right))
 })
+
+test.each([1, 8])(
+  'the largest products that there are do not overflow, %i rows',
+  async (rowCount) => {
+    const inputs = 64
+    const weights = {
+      form: 'rotated8' as const,
+      quants: new Int8Array(inputs * 16).fill(127),
+      scales: new Float32Array(16).fill(1),
+    }
+    const x = new Float32Array(rowCount * inputs).fill(1)
+    rotate(x, inputs) // which makes ones of it again, in the graph
+    const y = await multiply(x, [weights], inputs)
+    const right = expected(x, weights, inputs)
+    expect(distance(y, right)).toBeLessThan(1e-5 * norm(right))
+  },
+)
+
+async function multiply(
+  x: Float32Array,
+  parts: readonly RotatedWeights[],
+  inputs: number,
+): Promise<Float32Array> {
+  const graph = new OnnxGraph()
+  graph.input('x', 'float32', ['T', inputs])
+  const options = { name: 'w', inputSize: inputs, accuracyLevel: 4 } as const
+  graph.node('Identity', [addLinear(graph, 'x', parts, options)], {}, 'y')
+  graph.output('y', 'float32', ['T', 'N'])
+  const session = await createSession(graph.toModel(), { executionProvider: 'cpu', threadCount: 1 })
+  const { y } = await session.run({ x: { data: x, dims: [x.length / inputs, inputs] } }, ['y'])
+  await session.close()
+  return y
+}
 
 function norm(values: Float32Array): number {
   return Math.sqrt(values.reduce((sum, value) => sum + value * value, 0))
