@@ -37,6 +37,8 @@ async function obey(command: DedicatedCommand): Promise<DedicatedAnswer> {
   return { tokensPerSecond, rssBytes: process.memoryUsage.rss() }
 }
 
+process.on('disconnect', () => void engine?.close())
+
 process.on('message', (command: DedicatedCommand) => {
   obey(command).then(
     (answer) => process.send?.(answer),

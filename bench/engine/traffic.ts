@@ -39,7 +39,10 @@ export async function runClosedLoop(arrivals: readonly Arrival[], serve: Serve) 
   const queue = arrivals.values()
   let tokenCount = 0
   const work = async () => {
-    for (const arrival of queue) tokenCount += (await serve(arrival)).tokenCount
+    for (const arrival of queue) {
+      const served = await serve(arrival)
+      tokenCount += served.tokenCount // in one turn: others add theirs meanwhile
+    }
   }
   await Promise.all(Array.from({ length: CLIENT_COUNT }, work))
   const seconds = (performance.now() - startedAt) / 1000
