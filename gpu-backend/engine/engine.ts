@@ -9,6 +9,7 @@ import { findMaxSequenceTokens, findRefusal, type Refusal } from './refusal.ts'
 import { type RowEvent, takeRow } from './row-events.ts'
 import { RunningSet } from './running-set.ts'
 import { assertLimits, type PlannedRow, planStep } from './scheduler.ts'
+import { listForStep } from './short-step.ts'
 import {
   buildStepRow,
   type ChoiceGroup,
@@ -29,6 +30,9 @@ const TOLD_WAITING_COUNT = 1_000
 /** A tenant that asked for little may be ahead of the others by the tokens of so many steps. */
 const BURST_STEPS = 8
 
+/** Who floods is left out of so many steps in a row. */
+const MAX_SHORT_STEPS = 4
+
 type Row = PlannedRow<Sequence>
 
 /** Continuous batching over one model. Every submitted request ends with exactly one of `finish`, `cancelled` and `error`. */
@@ -43,6 +47,8 @@ export class Engine {
   readonly #live = new Map<string, Sequence>()
   readonly #cancelledIds = new Set<string>()
   #arrivedCount = 0
+  /** Steps since the latest that left nobody out. */
+  #shortStepCount = 0
 
   constructor(parts: EngineParts) {
     assertLimits(parts.limits)
@@ -231,14 +237,20 @@ export class Engine {
 
   #planStep(): readonly Row[] {
     const { limits } = this.#parts
+    const { levelOf, floods } = this.#running.standing()
     const rights = {
       agedLevelOf: (sequence: Sequence) => this.#levelOf(sequence),
-      levelOf: this.#running.standing().levelOf,
+      levelOf,
+      floods,
       usedBy: this.#waiting.usedBy,
       passedOverCount: this.#waiting.chunksSince,
       maxPassedOverCount: limits.maxRunningCount,
     }
-    return planStep(this.#running.sequences(), limits, (prompts) => takeTurns(prompts, rights))
+    const running = [...this.#running.sequences()]
+    const chosen =
+      this.#shortStepCount < MAX_SHORT_STEPS ? listForStep(running, rights) : running
+    this.#shortStepCount = chosen.length < running.length ? this.#shortStepCount + 1 : 0
+    return planStep(chosen, limits, (prompts) => takeTurns(prompts, rights))
   }
 
   /** The outputs of the rows; null when the run failed, and its sequences with it. */

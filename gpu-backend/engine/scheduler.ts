@@ -20,7 +20,7 @@ export const DEFAULT_ENGINE_LIMITS: EngineLimits = {
   maxWaitingCount: 256,
   maxWaitMs: 120_000,
   promoteAfterMs: 20_000,
-  maxStepTokens: 128,
+  maxStepTokens: 96,
   chunkTokens: 64,
 }
 
