@@ -15,7 +15,6 @@ export function planEngine(config: BackendConfig): EngineThreadOptions {
     limits: {
       ...DEFAULT_ENGINE_LIMITS,
       maxRunningCount: config.MAX_BATCH,
-      maxStepTokens: config.MAX_BATCH + DEFAULT_ENGINE_LIMITS.chunkTokens,
       maxWaitingCount: config.MAX_QUEUE,
       maxWaitMs: config.MAX_WAIT_MS,
       promoteAfterMs: config.PROMOTE_AFTER_MS,

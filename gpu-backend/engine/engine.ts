@@ -9,7 +9,6 @@ import { findMaxSequenceTokens, findRefusal, type Refusal } from './refusal.ts'
 import { type RowEvent, takeRow } from './row-events.ts'
 import { RunningSet } from './running-set.ts'
 import { assertLimits, type PlannedRow, planStep } from './scheduler.ts'
-import { listForStep } from './short-step.ts'
 import {
   buildStepRow,
   type ChoiceGroup,
@@ -19,6 +18,7 @@ import {
   openMask,
   type Sequence,
 } from './sequence.ts'
+import { listForStep } from './short-step.ts'
 import { type Urgent, urgencyLevel } from './urgency.ts'
 import { createWaitingQueue, type WaitingQueue } from './waiting-queue.ts'
 
@@ -65,7 +65,7 @@ export class Engine {
     const levelOf = (urgent: Urgent) => this.#levelOf(urgent)
     const waiting = createWaitingQueue<Sequence>({
       maxLiveCount: this.#maxLiveCount,
-      burstTokens: BURST_STEPS * limits.maxStepTokens,
+      burstTokens: BURST_STEPS * (maxRunningCount + chunkTokens),
       nowMs,
       levelOf,
     })
@@ -247,8 +247,7 @@ export class Engine {
       maxPassedOverCount: limits.maxRunningCount,
     }
     const running = [...this.#running.sequences()]
-    const chosen =
-      this.#shortStepCount < MAX_SHORT_STEPS ? listForStep(running, rights) : running
+    const chosen = this.#shortStepCount < MAX_SHORT_STEPS ? listForStep(running, rights) : running
     this.#shortStepCount = chosen.length < running.length ? this.#shortStepCount + 1 : 0
     return planStep(chosen, limits, (prompts) => takeTurns(prompts, rights))
   }
