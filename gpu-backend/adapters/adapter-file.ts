@@ -1,8 +1,8 @@
 import { readdir } from 'node:fs/promises'
 import { ModelFileError } from '../model/model-file-error.ts'
 import type { ModelConfig } from '../model/model-source.ts'
-import { parseSafetensors } from '../model/safetensors.ts'
-import { planModules } from './adapter-config.ts'
+import { parseSafetensors, type SafetensorsFile } from '../model/safetensors.ts'
+import { type ModulePlan, planModules } from './adapter-config.ts'
 import {
   CONFIG_FILE,
   readConfinedFile,
@@ -10,8 +10,8 @@ import {
   rejectFile,
   WEIGHTS_FILE,
 } from './adapter-folder.ts'
-import { convertLora, inspectLora, type LoraSummary } from './lora-tensors.ts'
-import type { LoraWeights } from './lora-weights.ts'
+import { inspectLora, type LoraSummary, readLora } from './lora-tensors.ts'
+import type { LoraModuleKey, LoraWeights } from './lora-weights.ts'
 
 export interface AdapterFileOptions {
   /** Folder that no file of the adapter may lie, or link, outside of. */
@@ -29,7 +29,7 @@ export async function inspectAdapterFile(
   config: ModelConfig,
   options: AdapterFileOptions,
 ): Promise<LoraSummary> {
-  return (await openAdapterFile(folder, config, options)).summary
+  return openAdapterFile(folder, options, config, inspectLora)
 }
 
 /** Checks and reads a PEFT directory. Throws as {@link inspectAdapterFile}. */
@@ -38,15 +38,19 @@ export async function readAdapterFile(
   config: ModelConfig,
   options: AdapterFileOptions,
 ): Promise<LoraWeights> {
-  const { plan, file, summary } = await openAdapterFile(folder, config, options)
-  return { ...summary, modules: await convertLora(plan, file, summary) }
+  return openAdapterFile(folder, options, config, readLora)
 }
 
-async function openAdapterFile(
+async function openAdapterFile<Result>(
   folder: string,
-  config: ModelConfig,
   { rootDir, maxFileBytes }: AdapterFileOptions,
-) {
+  config: ModelConfig,
+  use: (
+    plan: ReadonlyMap<LoraModuleKey, ModulePlan>,
+    file: SafetensorsFile,
+    config: ModelConfig,
+  ) => Promise<Result>,
+): Promise<Result> {
   const names = new Set(await readdir(folder).catch(() => []))
   if (!names.has(CONFIG_FILE))
     throw rejectFile(CONFIG_FILE, 'is missing: this is no PEFT directory')
@@ -61,8 +65,7 @@ async function openAdapterFile(
   const bytes = await readConfinedFile(folder, WEIGHTS_FILE, { rootDir, maxBytes: maxFileBytes })
   refuseLongHeader(bytes)
   try {
-    const file = parseSafetensors(bytes)
-    return { plan, file, summary: await inspectLora(plan, file, config) }
+    return await use(plan, parseSafetensors(bytes), config)
   } catch (error) {
     if (!(error instanceof ModelFileError)) throw error
     throw rejectFile(WEIGHTS_FILE, `cannot be used: ${error.message.replace(/\.$/, '')}`, error)

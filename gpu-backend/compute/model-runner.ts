@@ -123,10 +123,7 @@ class LlamaRunner implements LoraModelRunner {
 
   async run(rows: readonly StepRow[]): Promise<readonly (Float32Array | null)[]> {
     this.#check(rows)
-    const runs = cutRows(
-      rows,
-      (run) => this.#lora.productBytes(listAdapters(run)) <= MAX_LORA_PRODUCT_BYTES,
-    )
+    const runs = cutRows(rows, (run) => this.#fitsOneRun(listAdapters(run)))
     const feeds = this.#lora.feed(runs.map(listAdapters))
     const results = new Map<StepRow, Float32Array | null>()
     for (const [i, run] of runs.entries()) {
@@ -136,6 +133,14 @@ class LlamaRunner implements LoraModelRunner {
       })
     }
     return rows.map((row) => results.get(row) ?? null)
+  }
+
+  /** ONNX Runtime turns no more tokens by position than its table has positions. */
+  #fitsOneRun(adapters: readonly (string | null)[]): boolean {
+    return (
+      adapters.length <= this.contextLength &&
+      this.#lora.productBytes(adapters) <= MAX_LORA_PRODUCT_BYTES
+    )
   }
 
   async #runTogether(

@@ -18,6 +18,7 @@ import {
   openMask,
   type Sequence,
 } from './sequence.ts'
+import { listForStep } from './short-step.ts'
 import { type Urgent, urgencyLevel } from './urgency.ts'
 import { createWaitingQueue, type WaitingQueue } from './waiting-queue.ts'
 
@@ -28,6 +29,9 @@ const TOLD_WAITING_COUNT = 1_000
 
 /** A tenant that asked for little may be ahead of the others by the tokens of so many steps. */
 const BURST_STEPS = 8
+
+/** Who floods is left out of so many steps in a row. */
+const MAX_SHORT_STEPS = 4
 
 type Row = PlannedRow<Sequence>
 
@@ -43,6 +47,8 @@ export class Engine {
   readonly #live = new Map<string, Sequence>()
   readonly #cancelledIds = new Set<string>()
   #arrivedCount = 0
+  /** Steps since the latest that left nobody out. */
+  #shortStepCount = 0
 
   constructor(parts: EngineParts) {
     assertLimits(parts.limits)
@@ -59,7 +65,7 @@ export class Engine {
     const levelOf = (urgent: Urgent) => this.#levelOf(urgent)
     const waiting = createWaitingQueue<Sequence>({
       maxLiveCount: this.#maxLiveCount,
-      burstTokens: BURST_STEPS * limits.maxStepTokens,
+      burstTokens: BURST_STEPS * (maxRunningCount + chunkTokens),
       nowMs,
       levelOf,
     })
@@ -231,14 +237,19 @@ export class Engine {
 
   #planStep(): readonly Row[] {
     const { limits } = this.#parts
+    const { levelOf, floods } = this.#running.standing()
     const rights = {
       agedLevelOf: (sequence: Sequence) => this.#levelOf(sequence),
-      levelOf: this.#running.standing().levelOf,
+      levelOf,
+      floods,
       usedBy: this.#waiting.usedBy,
       passedOverCount: this.#waiting.chunksSince,
       maxPassedOverCount: limits.maxRunningCount,
     }
-    return planStep(this.#running.sequences(), limits, (prompts) => takeTurns(prompts, rights))
+    const running = [...this.#running.sequences()]
+    const chosen = this.#shortStepCount < MAX_SHORT_STEPS ? listForStep(running, rights) : running
+    this.#shortStepCount = chosen.length < running.length ? this.#shortStepCount + 1 : 0
+    return planStep(chosen, limits, (prompts) => takeTurns(prompts, rights))
   }
 
   /** The outputs of the rows; null when the run failed, and its sequences with it. */

@@ -19,7 +19,12 @@ export interface RunningSetParts {
 
 interface RunningStanding extends Standing<Sequence> {
   readonly shares: Shares
+  /** Whether the tenant has more than an equal share, and so much that others feel it. */
+  readonly floods: (tenant: string) => boolean
 }
+
+/** Of places or KV memory. */
+const FLOOD_SHARE = 1 / 8
 
 /** The sequences that hold KV memory: who gets it, who has to give it up. */
 export class RunningSet {
@@ -57,7 +62,8 @@ export class RunningSet {
     const equalShare = 1 / waiting.tenantCount()
     const levelOf = (sequence: Sequence) =>
       shares.isAbove(equalShare, sequence.tenant) ? tierLevel(sequence.tier) : agedLevelOf(sequence)
-    return { shares, shareOf: (tenant: string) => shares.of(tenant), levelOf }
+    const floods = (tenant: string) => shares.isAbove(Math.max(equalShare, FLOOD_SHARE), tenant)
+    return { shares, shareOf: (tenant: string) => shares.of(tenant), levelOf, floods }
   }
 
   /** Gives a page to each running sequence whose next token needs one, those first that give way last. */

@@ -9,9 +9,10 @@ export interface EngineLimits {
   readonly maxWaitMs: number
   /** After each such time since its arrival a request counts as one tier more urgent. */
   readonly promoteAfterMs: number
-  /** Tokens of one step, decode rows and prompt chunks together: bounds the wait that one prompt adds to everybody's next token. */
-  readonly maxStepTokens: number
-  /** Prompts are run in pieces that end at multiples of this, counted from their start and never by what else runs, so that an answer does not depend on its company. */
+  /**
+   * Prompts are run in pieces that end at multiples of this, counted from their start and never by what else runs, so that an answer does not depend on its company.
+   * So many tokens of prompts are in a step at most, which bounds the wait that they add to everybody's next token.
+   */
   readonly chunkTokens: number
 }
 
@@ -20,21 +21,14 @@ export const DEFAULT_ENGINE_LIMITS: EngineLimits = {
   maxWaitingCount: 256,
   maxWaitMs: 120_000,
   promoteAfterMs: 20_000,
-  maxStepTokens: 128,
   chunkTokens: 64,
 }
 
-/** Throws when a limit is no positive integer, or a step could have no room for a chunk; names the limit. */
+/** Throws when a limit is no positive integer; names the limit. */
 export function assertLimits(limits: EngineLimits): void {
-  const { maxRunningCount, maxStepTokens, chunkTokens } = limits
   for (const [name, value] of Object.entries(limits)) {
     assert(Number.isSafeInteger(value) && value > 0, `${name} is ${value}, not a positive integer`)
   }
-  const least = maxRunningCount + chunkTokens
-  assert(
-    maxStepTokens >= least,
-    `maxStepTokens is ${maxStepTokens}, less than maxRunningCount + chunkTokens = ${least}`,
-  )
 }
 
 /** What the planner needs to know of a running sequence. */
@@ -56,8 +50,8 @@ export interface PlannedRow<T extends RunningView> {
 }
 
 /**
- * Plans one step over the running sequences: every sequence that decodes gets its token; what is
- * left of the budget goes to prompts in the order of `takeTurns`, one chunk each, and stops at the
+ * Plans one step over the running sequences: every sequence that decodes gets its token; prompts
+ * follow in the order of `takeTurns`, a chunk each, together no more tokens than one has, up to the
  * first that does not fit, so that a later short chunk never overtakes an earlier long one.
  * After a preemption what was sampled is run again one by one, as at first: a chunk rounds differently.
  */
@@ -72,7 +66,7 @@ export function planStep<T extends RunningView>(
     if (sequence.computedCount < sequence.promptTokenCount) prompts.push(sequence)
     else rows.push(planRow(sequence, 1))
   }
-  let budget = limits.maxStepTokens - rows.length
+  let budget = limits.chunkTokens
   for (const sequence of takeTurns(prompts)) {
     const row = planChunk(sequence, limits.chunkTokens)
     if (row.tokenCount > budget) break

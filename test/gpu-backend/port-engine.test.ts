@@ -28,7 +28,6 @@ function setUp(toy: Partial<ToyOptions> = {}, slots: Partial<AdapterSlots> = {})
         ...DEFAULT_ENGINE_LIMITS,
         maxRunningCount: 8,
         maxWaitingCount: 8,
-        maxStepTokens: 64,
         chunkTokens: 16,
       },
       modelDigest: 'model',

@@ -1,4 +1,4 @@
-import { mkdir, mkdtemp, rm, symlink, truncate, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, readFile, rm, symlink, truncate, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
@@ -13,6 +13,7 @@ import {
   type PeftTensor,
   writePeftAdapter,
 } from '../../support/peft-adapter.ts'
+import { joinSafetensors } from '../../support/safetensors-file.ts'
 import { TINY_CONFIG } from '../../support/test-backend.ts'
 
 let scratch: string
@@ -91,6 +92,27 @@ describe('accepted', () => {
     Object.fromEntries(
       Array.from((await read(options)).modules, ([key, { rank, scale }]) => [key, [rank, scale]]),
     )
+
+  test.each([1, 2, 4, 20_000])(
+    'the same values behind a header with %i bytes more, and they keep no such header',
+    async (count) => {
+      const folder = nextFolder()
+      await writePeftAdapter(folder, TINY_CONFIG, { ...qv, rank: 32 })
+      const path = join(folder, 'adapter_model.safetensors')
+      const first = await readFolder(folder)
+      const file = await readFile(path)
+      const end = 8 + Number(file.readBigUInt64LE())
+      const header = file.toString('utf8', 8, end) + ' '.repeat(count)
+      await writeFile(path, joinSafetensors(header, file.subarray(end)))
+      const weights = await readFolder(folder)
+      expect(weights).toEqual(first)
+      for (const { a, b } of weights.modules.values()) {
+        for (const { buffer } of [a, b]) {
+          expect(buffer.byteLength).toBeLessThanOrEqual(1.0625 * weights.sizeBytes)
+        }
+      }
+    },
+  )
 
   test('rsLoRA divides by the root of the rank', async () => {
     expect(await scales({ ...qv, rank: 16, alpha: 8, config: { use_rslora: true } })).toMatchObject(

@@ -10,6 +10,7 @@ import {
   openKvRow,
   play,
   playRandomly,
+  runStep,
   type Sequence,
   startRunner,
   worstError,
@@ -76,6 +77,21 @@ describe('agrees with the reference in float32', () => {
       await play(runner, [sequence], i < 6 ? [1, 1] : [300])
       expect(sequence.logits).toEqual(together[i]?.logits)
     }
+  })
+
+  test('bit for bit as alone in a step of more tokens than the context', async () => {
+    const { contextLength } = source.config
+    const tokenCount = contextLength - 28
+    const [alone, ...together] = Array.from({ length: 4 }, () =>
+      createSequence(source, { seed: 3, tokenCount }),
+    )
+    const runner = await startRunner(source)
+    await play(runner, [alone!], cutInto(tokenCount, tokenCount))
+    await runStep(
+      runner,
+      together.map((sequence) => ({ sequence, cut: tokenCount })),
+    )
+    for (const { logits } of together) expect(logits).toEqual(alone!.logits)
   })
 
   test('while rows come and go and adapters are exchanged', async () => {

@@ -11,7 +11,6 @@ const LIMITS: EngineLimits = {
   maxWaitingCount: 8,
   maxWaitMs: 1000,
   promoteAfterMs: 1_000_000,
-  maxStepTokens: 16,
   chunkTokens: 8,
 }
 

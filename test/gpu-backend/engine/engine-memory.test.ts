@@ -11,7 +11,6 @@ const LIMITS: EngineLimits = {
   maxWaitingCount: 8,
   maxWaitMs: 1000,
   promoteAfterMs: 100,
-  maxStepTokens: 16,
   chunkTokens: 8,
 }
 

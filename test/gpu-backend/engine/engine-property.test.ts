@@ -19,7 +19,6 @@ const LIMITS: EngineLimits = {
   maxWaitingCount: 6,
   maxWaitMs: 60,
   promoteAfterMs: 15,
-  maxStepTokens: 16,
   chunkTokens: 4,
 }
 
@@ -165,7 +164,8 @@ test('whatever is submitted, cancelled and fails: one end each, exact counts, gr
         for (const group of groups) refusedCount += expectRefusedTogether(events, group)
         expect(runner.misuse).toBeNull()
         expect(runner.liveRowCount()).toBe(0)
-        expect(runner.stepSizes.every((size) => size <= LIMITS.maxStepTokens)).toBe(true)
+        const mostTokens = LIMITS.maxRunningCount + LIMITS.chunkTokens
+        expect(runner.stepSizes.every((size) => size <= mostTokens)).toBe(true)
       },
     ),
     { numRuns: 150 },

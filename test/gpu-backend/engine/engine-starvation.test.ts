@@ -13,7 +13,6 @@ const LIMITS: EngineLimits = {
   maxWaitingCount: 8,
   maxWaitMs: 1_000_000,
   promoteAfterMs: 10,
-  maxStepTokens: 12,
   chunkTokens: 4,
 }
 const MAX_PROMPT_TOKENS = 24

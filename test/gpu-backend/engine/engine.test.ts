@@ -14,7 +14,6 @@ const LIMITS: EngineLimits = {
   ...DEFAULT_ENGINE_LIMITS,
   maxRunningCount: 4,
   maxWaitingCount: 4,
-  maxStepTokens: 16,
   chunkTokens: 8,
 }
 

@@ -11,7 +11,6 @@ const limits = {
   ...DEFAULT_ENGINE_LIMITS,
   maxRunningCount: 6,
   maxWaitingCount: 4,
-  maxStepTokens: 20,
   chunkTokens: 8,
 }
 
@@ -40,8 +39,10 @@ test('keeps the budget, gives every decoding sequence its token, and always gets
   fc.assert(
     fc.property(runningArbitrary, (running) => {
       const rows = planStep(running, limits, IN_TURN)
-      const tokenCount = rows.reduce((sum, row) => sum + row.tokenCount, 0)
-      expect(tokenCount).toBeLessThanOrEqual(limits.maxStepTokens)
+      const promptTokenCount = rows
+        .filter(({ sequence }) => !isDecoding(sequence))
+        .reduce((sum, { tokenCount }) => sum + tokenCount, 0)
+      expect(promptTokenCount).toBeLessThanOrEqual(limits.chunkTokens)
       const planned = new Set(rows.map((row) => row.sequence))
       expect(planned.size).toBe(rows.length)
       expect(running.filter(isDecoding).every((view) => planned.has(view))).toBe(true)
@@ -89,7 +90,6 @@ test('wants a token only behind the last known one, and runs what was sampled on
 
 test('refuses limits that could leave a prompt without room, naming them', () => {
   expect(() => assertLimits(DEFAULT_ENGINE_LIMITS)).not.toThrow()
-  expect(() => assertLimits({ ...limits, maxStepTokens: 13 })).toThrow('maxStepTokens is 13')
   expect(() => assertLimits({ ...limits, chunkTokens: 0 })).toThrow('chunkTokens is 0')
   expect(() => assertLimits({ ...limits, maxWaitingCount: 1.5 })).toThrow('maxWaitingCount is 1.5')
 })
