@@ -5,6 +5,7 @@ import {
   MASKED,
   PAGE_LENGTH,
   POSITIONS,
+  padTiles,
   type RowGroup,
   rowGroupInputs,
   STATE_TOKENS,
@@ -119,7 +120,7 @@ function planTiles(
   range: PageRange,
 ): Record<string, Tensor> {
   const rowCount = Math.max(1, rows.length)
-  const tileCount = 1 + Math.max(0, ...rows.map(({ kv }) => kv.pages.length))
+  const tileCount = padTiles(1 + Math.max(0, ...rows.map(({ kv }) => kv.pages.length)))
   const tiles = new Array<number>(tileCount * rowCount).fill(0)
   const mask = new Float32Array(tileCount * rowCount)
   rows.forEach(({ kv }, b) => {
@@ -133,6 +134,7 @@ function planTiles(
   return {
     [inputs.tiles]: int64s(tiles, [tileCount, rowCount]),
     [inputs.tileMask]: { data: mask, dims: [tileCount, rowCount, 1, 1, 1, 1] },
+    [inputs.tileOnes]: ones(tileCount),
   }
 }
 
@@ -143,6 +145,11 @@ function causalMask(chunkLength: number, queryHeads: number): Tensor {
     mask.fill(MASKED, row * chunkLength + (row % chunkLength) + 1, (row + 1) * chunkLength)
   }
   return { data: mask, dims: [queryHeads * chunkLength, chunkLength] }
+}
+
+/** [1, count]. */
+export function ones(count: number): Tensor {
+  return { data: new Float32Array(count).fill(1), dims: [1, count] }
 }
 
 export function int64s(values: readonly number[], dims: readonly number[]): Tensor {

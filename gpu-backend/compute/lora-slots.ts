@@ -8,6 +8,7 @@ import {
   loraDownInput,
   loraInputs,
   loraUpInput,
+  padTiles,
   RANK_TILE,
 } from '../model/graph-inputs.ts'
 import {
@@ -16,7 +17,7 @@ import {
   linearSizes,
   type ModelConfig,
 } from '../model/model-source.ts'
-import { int64s } from './feeds.ts'
+import { int64s, ones } from './feeds.ts'
 import type { Tensor } from './session.ts'
 
 interface LoadedAdapter {
@@ -162,7 +163,7 @@ class SlotGroup {
     const first = Math.min(end - MIN_TILES, ...slots.map((slot) => slot.start))
     const tileCount = end - first
     const width = Math.max(1, ...slots.map((slot) => slot.tokens.length)) // M
-    const depth = Math.max(1, ...slots.map((slot) => slot.size)) // W
+    const depth = padTiles(Math.max(1, ...slots.map((slot) => slot.size))) // W
     const tokens = new Array<number>(tileCount * width).fill(0)
     const results = new Array<number>(depth * tokenCount).fill(0)
     const isResult = new Uint8Array(results.length)
@@ -182,6 +183,7 @@ class SlotGroup {
       [inputs.tokens]: int64s(tokens, [tileCount, width, 1]),
       [inputs.results]: int64s(results, [depth, tokenCount]),
       [inputs.isResult]: { data: isResult, dims: [depth, tokenCount, 1] },
+      [inputs.resultOnes]: ones(depth),
       ...this.#feedLayers(first, tileCount),
     }
   }

@@ -46,6 +46,7 @@ export function addAttentionInputs(
     graph.input(inputs.pageMask, 'float32', [`P_${group}`, 1, 1, 1, PAGE_LENGTH])
     graph.input(inputs.tiles, 'int64', [`W_${group}`, `B_${group}`])
     graph.input(inputs.tileMask, 'float32', [`W_${group}`, `B_${group}`, 1, 1, 1, 1])
+    graph.input(inputs.tileOnes, 'float32', [1, `W_${group}`])
     if (kvLocation === 'device') {
       graph.input(inputs.pages, 'int64', [`P_${group}`])
       continue
@@ -107,10 +108,11 @@ export function addGroupAttention(
       const rows = pickRows(branch, heads, options)
       const own = addOwnTiles(branch, rows, options)
       const past = addPageTiles(branch, rows.q, options)
-      const output = combineTiles(branch, own, past, group)
+      const sums = combineTiles(branch, own, past, group)
       if (group === 'decode') {
-        return branch.node('Reshape', [output, branch.ints([-1, queriesSize])])
+        return branch.node('Reshape', [sums, branch.ints([-1, queriesSize])])
       }
+      const output = branch.node('Reshape', [sums, branch.node('Shape', [rows.q])])
       const split = branch.ints([0, kvHeadCount, headCount / kvHeadCount, -1, headSize])
       const byHead = branch.node('Reshape', [output, split]) // [B, KV, G, S, D]
       const byToken = branch.node('Transpose', [byHead], { perm: [0, 3, 1, 2, 4] })
@@ -190,17 +192,17 @@ function attend(graph: OnnxGraph, scores: string, v: string): Tiles {
   }
 }
 
-/** The rows' values in the dims of q. The sums run over the outermost axis, so their order is the tiles' order. */
+/** The rows' values, flat, in the order of q. The sums run over the outermost axis, so their order is the tiles' order. */
 function combineTiles(graph: OnnxGraph, own: Tiles, past: Tiles, group: RowGroup): string {
-  const { tiles, tileMask } = rowGroupInputs(group)
+  const { tiles, tileMask, tileOnes } = rowGroupInputs(group)
   const gather = (part: keyof Tiles) => {
     const all = graph.node('Concat', [own[part], past[part]], { axis: 0 })
     return graph.node('Gather', [all, tiles], { axis: 0 }) // [W, B, KV, …]
   }
-  const sum = (of: string) => graph.node('ReduceSum', [of, graph.ints([0])], { keepdims: 0 })
   const peaks = graph.node('Add', [gather('peak'), tileMask])
   const shares = graph.node('Softmax', [peaks], { axis: 0 })
   const weights = graph.node('Div', [shares, gather('peakWeight')])
-  const weighted = graph.node('Mul', [gather('values'), weights])
-  return graph.node('Div', [sum(weighted), sum(weights)])
+  const total = graph.node('ReduceSum', [weights, graph.ints([0])], { keepdims: 1 })
+  const weighted = graph.node('Mul', [gather('values'), graph.node('Div', [weights, total])])
+  return graph.sumOuter(weighted, tileOnes)
 }

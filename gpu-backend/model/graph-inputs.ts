@@ -104,6 +104,7 @@ export function cacheOutput({ part, layer }: KvPart): string {
  * - `tiles` [W, B] int64: what a row attends to: its own new tokens (tile b), then its pages in
  *   order (tile B + p), then its own new tokens again as padding.
  * - `tileMask` [W, B, 1, 1, 1, 1] float32: 0, or MASKED for padding.
+ * - `tileOnes` [1, W] float32: ones. See {@link padTiles}.
  */
 export function rowGroupInputs(group: RowGroup) {
   return {
@@ -114,11 +115,21 @@ export function rowGroupInputs(group: RowGroup) {
     pageMask: `${group}.page_mask`,
     tiles: `${group}.tiles`,
     tileMask: `${group}.tile_mask`,
+    tileOnes: `${group}.tile_ones`,
   }
 }
 
 /** [N/KV · S, S] float32: 0 up to a token itself, MASKED after it. */
 export const CAUSAL_MASK = 'chunk.causal_mask'
+
+/**
+ * Tiles, the outermost axis, are summed by a product with a row of ones: `ReduceSum` takes ten times as long
+ * there. ONNX Runtime sums such a product in fours, so their number is one for which zeros at the end
+ * change nothing: up to 4, or a multiple of it. A row's sum is then the same beside rows of more tiles.
+ */
+export function padTiles(tileCount: number): number {
+  return tileCount <= 4 ? tileCount : 4 * Math.ceil(tileCount / 4)
+}
 
 /** On the host: the group's pages, [P, KV, 1, 64, D] float32. */
 export function pagesInput(group: RowGroup, { part, layer }: KvPart): string {
@@ -133,6 +144,7 @@ export function pagesInput(group: RowGroup, { part, layer }: KvPart): string {
  * - `tokens` [P, M, 1] int64: the tokens that a tile multiplies; padding repeats any token.
  * - `results` [W, T] int64: for each token, its results among the P · M, in the order of its tiles.
  * - `isResult` [W, T, 1] bool: false for padding, and for tokens of the base model.
+ * - `resultOnes` [1, W] float32: ones. See {@link padTiles}.
  */
 export function loraInputs(group: LinearGroup) {
   return {
@@ -140,6 +152,7 @@ export function loraInputs(group: LinearGroup) {
     tokens: `lora.${group}.tokens`,
     results: `lora.${group}.results`,
     isResult: `lora.${group}.is_result`,
+    resultOnes: `lora.${group}.result_ones`,
   }
 }
 

@@ -50,7 +50,7 @@ export function addLora(
   x: string,
   { group, layer, outputSize }: { group: LinearGroup; layer: number; outputSize: number },
 ): string {
-  const { on, tokens, results, isResult } = loraInputs(group)
+  const { on, tokens, results, isResult, resultOnes } = loraInputs(group)
   return graph.either(
     on,
     (branch) => {
@@ -60,7 +60,8 @@ export function addLora(
       const flat = branch.node('Reshape', [products, branch.ints([-1, outputSize])])
       const byToken = branch.node('Gather', [flat, results], { axis: 0 }) // [W, T, out]
       const own = branch.node('Where', [isResult, byToken, branch.float(0)])
-      const deltas = branch.node('ReduceSum', [own, branch.ints([0])], { keepdims: 0 })
+      const sums = branch.sumOuter(own, resultOnes)
+      const deltas = branch.node('Reshape', [sums, branch.ints([-1, outputSize])])
       return branch.node('Add', [y, deltas])
     },
     (branch) => branch.node('Identity', [y]),

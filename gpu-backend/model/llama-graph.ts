@@ -115,6 +115,7 @@ function addInputs(graph: OnnxGraph, config: ModelConfig, kvLocation: KvLocation
     graph.input(inputs.tokens, 'int64', [P, M, 1])
     graph.input(inputs.results, 'int64', [W, 'T'])
     graph.input(inputs.isResult, 'bool', [W, 'T', 1])
+    graph.input(inputs.resultOnes, 'float32', [1, W])
     for (let layer = 0; layer < config.layerCount; layer++) {
       const rankCount = RANK_TILE * linears.length
       graph.input(loraDownInput(group, layer), 'float32', [P, 1, rankCount, inputSize])

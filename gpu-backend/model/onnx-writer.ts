@@ -152,6 +152,11 @@ export class OnnxGraph {
     return this.node('MatMul', [a, transposed])
   }
 
+  /** The sum of `value` over its outermost axis, flat: [1, …]. `ones` [1, size of that axis]. */
+  sumOuter(value: string, ones: string): string {
+    return this.node('MatMul', [ones, this.node('Reshape', [value, this.ints([0, -1])])])
+  }
+
   /** `SkipSimplifiedLayerNormalization`: the norm of the sum, and the sum. */
   skipNorm(input: string, skip: string, options: { gamma: string; epsilon: number }) {
     const names = { norm: this.#nextName('Norm'), sum: this.#nextName('Residual') }
