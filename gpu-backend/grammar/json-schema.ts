@@ -24,7 +24,7 @@ const MAX_ENUM_COUNT = 1_000
 const MAX_ONE_OF_COUNT = 64
 /** Of `minLength`, `maxLength`, `minItems` and `maxItems`. */
 const MAX_BOUND = 10_000
-/** Of `maxLength`: what may be counted to more than this takes XGrammar (0.1.27) seconds a step. */
+/** Of `maxLength`: counting to more than this holds XGrammar (0.1.27) up for much of a second a step (docs/LOG.md). */
 const MAX_LENGTH = 128
 
 /** Keywords that promise nothing about the value. */
