@@ -1,6 +1,7 @@
 import { BackendError } from '../errors.ts'
 import { literal } from '../grammar/ebnf.ts'
-import { createGrammarBuilder, type GrammarBuilder, SchemaError } from '../grammar/json-schema.ts'
+import { createGrammarBuilder, type GrammarBuilder } from '../grammar/json-schema.ts'
+import { SchemaError } from '../grammar/schema-parts.ts'
 import { TOOL_CALL_CLOSE, TOOL_CALL_OPEN } from '../text/tool-prompt.ts'
 import type { ResponseFormat } from './response-format.ts'
 import type { ServedModel } from './served-model.ts'

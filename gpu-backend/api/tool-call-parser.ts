@@ -14,7 +14,7 @@ export interface ParsedPiece {
 
 export interface ToolCallParser {
   readonly push: (text: string) => ParsedPiece
-  /** What was held back as a possible beginning of a call, when the answer has ended. */
+  /** When the answer has ended: what was held back as a possible beginning of a call, or is one without a name. */
   readonly flush: () => string
 }
 
@@ -94,6 +94,7 @@ export function createToolCallParser(): ToolCallParser {
       return { content: content.join(''), calls: mergeDeltas(calls) }
     },
     flush() {
+      if (state === 'header') return `${TOOL_CALL_OPEN}${pending}`
       const text = state === 'text' ? pending : ''
       pending = ''
       return callCount > 0 && text.trim() === '' ? '' : text

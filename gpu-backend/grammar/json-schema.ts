@@ -1,54 +1,48 @@
+import { matchAll } from './automaton.ts'
+import { writeAutomaton } from './automaton-rules.ts'
+import { areDisjoint } from './disjoint.ts'
 import { JSON_RULES, literal, repeat } from './ebnf.ts'
-import { decimalRange, integerRange } from './number-range.ts'
+import { numberBody } from './number-body.ts'
+import { type Pattern, PatternError, parsePattern } from './pattern-syntax.ts'
+import {
+  at,
+  isObject,
+  isOf,
+  type Place,
+  resolve,
+  type Schema,
+  SchemaError,
+  TYPE_NAMES,
+  type TypeName,
+} from './schema-parts.ts'
 import { STRING_FORMATS } from './string-formats.ts'
-
-/** A schema asks for something that no grammar of ours can promise, or for nothing at all. */
-export class SchemaError extends Error {
-  /** Where in the schema: `properties.age.multipleOf`; '' for all of it. */
-  readonly path: string
-
-  constructor(path: string, message: string) {
-    super(message)
-    this.name = 'SchemaError'
-    this.path = path
-  }
-}
 
 const MAX_SCHEMA_LENGTH = 65_536
 const MAX_NODE_COUNT = 2_000
 const MAX_DEPTH = 32
 const MAX_ENUM_COUNT = 1_000
+const MAX_ONE_OF_COUNT = 64
 /** Of `minLength`, `maxLength`, `minItems` and `maxItems`. */
 const MAX_BOUND = 10_000
-
-type Schema = Readonly<Record<string, unknown>>
-
-const TYPE_NAMES = ['object', 'array', 'string', 'number', 'integer', 'boolean', 'null'] as const
-type TypeName = (typeof TYPE_NAMES)[number]
+/** Of `maxLength`: counting to more than this holds XGrammar (0.1.27) up for much of a second a step (docs/LOG.md). */
+const MAX_LENGTH = 128
 
 /** Keywords that promise nothing about the value. */
 const ANNOTATIONS = new Set(
-  '$schema $id $comment $defs definitions title description default examples deprecated readOnly writeOnly'.split(
+  '$schema $id $comment discriminator $defs definitions title description default examples deprecated readOnly writeOnly'.split(
     ' ',
   ),
 )
 /** Keywords that say all of a value, and which `type` may stand beside at most. */
-const WHOLES = ['$ref', 'anyOf', 'enum', 'const'] as const
+const WHOLES = ['$ref', 'anyOf', 'oneOf', 'allOf', 'enum', 'const'] as const
 
 const KEYWORDS_OF_TYPE: Readonly<Partial<Record<TypeName, readonly string[]>>> = {
   object: ['properties', 'required', 'additionalProperties'],
   array: ['items', 'minItems', 'maxItems'],
-  string: ['minLength', 'maxLength', 'format'],
+  string: ['minLength', 'maxLength', 'format', 'pattern'],
   number: ['minimum', 'maximum', 'exclusiveMinimum', 'exclusiveMaximum'],
 }
 const CONSTRAINTS = new Set(Object.values(KEYWORDS_OF_TYPE).flat())
-
-interface Place {
-  readonly path: string
-  readonly depth: number
-  /** Rules that are being written and could be entered again without a character in between. */
-  readonly open: ReadonlySet<string>
-}
 
 /** Collects the rules of one grammar: those of JSON, and whatever schemas and rules are added. */
 export interface GrammarBuilder {
@@ -113,7 +107,9 @@ class SchemaWriter {
     checkKeywords(schema, place)
     const types = readTypes(schema, place)
     if (schema.$ref !== undefined) return this.#refOf(schema.$ref, place)
-    if (schema.anyOf !== undefined) return this.#anyOf(schema.anyOf, place)
+    if (schema.anyOf !== undefined) return this.#anyOf(schema.anyOf, at(place, 'anyOf'))
+    if (schema.oneOf !== undefined) return this.#oneOf(schema.oneOf, at(place, 'oneOf'))
+    if (schema.allOf !== undefined) return this.#allOf(schema.allOf, at(place, 'allOf'))
     if (schema.const !== undefined) return literals([schema.const], types, at(place, 'const'))
     if (schema.enum !== undefined) return literals(schema.enum, types, at(place, 'enum'))
     if (types === null) return 'value'
@@ -127,7 +123,7 @@ class SchemaWriter {
       case 'array':
         return this.#array(schema, place)
       case 'string':
-        return stringBody(schema, place)
+        return this.#string(schema, place)
       case 'number':
       case 'integer':
         return numberBody(type, schema, place)
@@ -161,11 +157,33 @@ class SchemaWriter {
   }
 
   #anyOf(schemas: unknown, place: Place): string {
-    const here = at(place, 'anyOf')
-    if (!Array.isArray(schemas) || schemas.length === 0) {
-      throw new SchemaError(here.path, 'must be a list of schemas')
+    const options = readSchemas(schemas, place)
+    return choice(options.map((schema, i) => this.#value(schema, at(place, i))))
+  }
+
+  /** As any of them, where no value can be of two. */
+  #oneOf(schemas: unknown, place: Place): string {
+    const options = readSchemas(schemas, place)
+    if (options.length > MAX_ONE_OF_COUNT) {
+      throw new SchemaError(place.path, `must not have more than ${MAX_ONE_OF_COUNT} options`)
     }
-    return choice(schemas.map((schema, i) => this.#value(schema, at(here, i))))
+    options.forEach((schema, i) => {
+      const other = options.findIndex(
+        (one, at) => at < i && !areDisjoint(one, schema, this.#document),
+      )
+      if (other < 0) return
+      throw new SchemaError(
+        at(place, i).path,
+        `may hold together with option ${other}: options must differ in type, or in a required property that is a constant`,
+      )
+    })
+    return this.#anyOf(options, place)
+  }
+
+  #allOf(schemas: unknown, place: Place): string {
+    const [schema, ...others] = readSchemas(schemas, place)
+    if (others.length === 0) return this.#value(schema, at(place, 0))
+    throw new SchemaError(place.path, 'is supported with a single schema only')
   }
 
   /** The rule of a value inside an object or array. */
@@ -204,6 +222,28 @@ class SchemaWriter {
     return `"{" (${member} (", " ${member})*)? "}"`
   }
 
+  #string(schema: Schema, place: Place): string {
+    const [least, most] = readBounds(schema, ['minLength', 'maxLength'], place)
+    const patterns = readPatterns(schema, place)
+    if (patterns.length > 0) {
+      const here = at(place, schema.pattern === undefined ? 'format' : 'pattern')
+      const body = keep(here, () =>
+        writeAutomaton(matchAll(patterns, { least, most }), {
+          reserve: () => `r${this.#rules.push('') - 1}`,
+          define: (name, rule) => {
+            this.#rules[Number(name.slice(1))] = rule
+          },
+        }),
+      )
+      return `"\\"" ${body} "\\""`
+    }
+    if (most !== null && most > MAX_LENGTH) {
+      throw new SchemaError(at(place, 'maxLength').path, `must not be more than ${MAX_LENGTH}`)
+    }
+    if (least === 0 && most === null) return 'string'
+    return `"\\"" ${repeat('char', least, most)} "\\""`
+  }
+
   #array(schema: Schema, place: Place): string {
     const item = this.#inner(schema.items ?? true, at(place, 'items'))
     const [least, most] = readBounds(schema, ['minItems', 'maxItems'], place)
@@ -213,54 +253,31 @@ class SchemaWriter {
   }
 }
 
-function stringBody(schema: Schema, place: Place): string {
-  const { format } = schema
-  if (format === undefined) {
-    const [least, most] = readBounds(schema, ['minLength', 'maxLength'], place)
-    return `"\\"" ${repeat('char', least, most)} "\\""`
-  }
-  const body = typeof format === 'string' ? STRING_FORMATS.get(format) : undefined
-  if (body === undefined) {
+/** Of `format` and `pattern`: a text must match each. */
+function readPatterns({ format, pattern }: Schema, place: Place): readonly Pattern[] {
+  const source = typeof format === 'string' ? STRING_FORMATS.get(format) : undefined
+  // As in JSON Schema, a format that is not known says nothing; here only where a pattern does.
+  if (format !== undefined && source === undefined && pattern === undefined) {
     const known = [...STRING_FORMATS.keys()].join(', ')
     throw new SchemaError(at(place, 'format').path, `is not supported; these are: ${known}`)
   }
-  for (const keyword of ['minLength', 'maxLength']) {
-    if (schema[keyword] !== undefined) {
-      throw new SchemaError(at(place, keyword).path, 'is not supported together with format')
-    }
+  const here = at(place, 'pattern')
+  if (pattern !== undefined && typeof pattern !== 'string') {
+    throw new SchemaError(here.path, 'must be a regular expression in a string')
   }
-  return `"\\"" ${body} "\\""`
+  return [source, pattern].flatMap((one) =>
+    one === undefined ? [] : [keep(here, () => parsePattern(one))],
+  )
 }
 
-function numberBody(type: 'number' | 'integer', schema: Schema, place: Place): string {
-  const bounds = ['minimum', 'maximum', 'exclusiveMinimum', 'exclusiveMaximum'] as const
-  if (bounds.every((keyword) => schema[keyword] === undefined)) return type
-  const [minimum, maximum, above, below] = bounds.map((keyword) => {
-    const value = schema[keyword]
-    const { path } = at(place, keyword)
-    if (value === undefined) return null
-    if (!Number.isSafeInteger(value)) throw new SchemaError(path, 'must be a whole number')
-    if (type === 'number' && keyword.startsWith('exclusive')) {
-      throw new SchemaError(path, 'is supported for the type integer only')
-    }
-    return BigInt(Number(value))
-  })
-  const range = {
-    minimum: furthest(minimum ?? null, above == null ? null : above + 1n, (a, b) => a > b),
-    maximum: furthest(maximum ?? null, below == null ? null : below - 1n, (a, b) => a < b),
+function keep<Result>(place: Place, make: () => Result): Result {
+  try {
+    return make()
+  } catch (error) {
+    if (!(error instanceof PatternError)) throw error
+    // biome-ignore lint/style/useErrorCause: the message is the cause's own
+    throw new SchemaError(place.path, error.message)
   }
-  const body = type === 'integer' ? integerRange(range) : decimalRange(range)
-  if (body === null) throw new SchemaError(place.path, 'allows no number')
-  return body
-}
-
-function furthest(
-  a: bigint | null,
-  b: bigint | null,
-  isFurther: (a: bigint, b: bigint) => boolean,
-) {
-  if (a === null || b === null) return a ?? b
-  return isFurther(a, b) ? a : b
 }
 
 function checkKeywords(schema: Schema, place: Place): void {
@@ -290,8 +307,11 @@ function readTypes(schema: Schema, place: Place): readonly TypeName[] | null {
   if (known.length === 0 || types.some((type) => !TYPE_NAMES.some((name) => name === type))) {
     throw new SchemaError(at(place, 'type').path, `must be of ${TYPE_NAMES.join(', ')}`)
   }
-  if (schema.$ref !== undefined || schema.anyOf !== undefined) {
-    throw new SchemaError(at(place, 'type').path, 'is not supported beside $ref or anyOf')
+  const beside = (['$ref', 'anyOf', 'oneOf', 'allOf'] as const).find(
+    (keyword) => schema[keyword] !== undefined,
+  )
+  if (beside !== undefined) {
+    throw new SchemaError(at(place, 'type').path, `is not supported beside ${beside}`)
   }
   return known
 }
@@ -305,21 +325,6 @@ function literals(values: unknown, types: readonly TypeName[] | null, place: Pla
   )
   if (allowed.length === 0) throw new SchemaError(place.path, 'has no value of the type')
   return choice(allowed.map((value) => literal(JSON.stringify(value))))
-}
-
-function isOf(type: TypeName, value: unknown): boolean {
-  switch (type) {
-    case 'object':
-      return isObject(value)
-    case 'array':
-      return Array.isArray(value)
-    case 'integer':
-      return Number.isInteger(value)
-    case 'null':
-      return value === null
-    default:
-      return typeof value === type
-  }
 }
 
 function readRequired(schema: Schema, properties: Schema, place: Place): ReadonlySet<unknown> {
@@ -350,42 +355,16 @@ function readBounds(
   throw new SchemaError(at(place, leastKeyword).path, `must not be more than ${mostKeyword}`)
 }
 
+function readSchemas(schemas: unknown, place: Place): readonly unknown[] {
+  if (Array.isArray(schemas) && schemas.length > 0) return schemas
+  throw new SchemaError(place.path, 'must be a list of schemas')
+}
+
 function readObject(value: unknown, place: Place): Schema {
   if (isObject(value)) return value
   throw new SchemaError(place.path, 'must be an object')
 }
 
-function resolve(document: unknown, ref: string, place: Place): unknown {
-  let target = document
-  for (const step of ref.split('/').slice(1)) {
-    const name = decodeURIComponentSafe(step).replaceAll('~1', '/').replaceAll('~0', '~')
-    const parent: unknown = target
-    target =
-      typeof parent === 'object' && parent !== null && Object.hasOwn(parent, name)
-        ? (parent as Schema)[name] // an object or array that has the name
-        : undefined
-    if (target === undefined) throw new SchemaError(place.path, `there is no ${ref} in the schema`)
-  }
-  return target
-}
-
-function decodeURIComponentSafe(text: string): string {
-  try {
-    return decodeURIComponent(text)
-  } catch {
-    return text
-  }
-}
-
 function choice(bodies: readonly string[]): string {
   return bodies.length === 1 ? (bodies[0] ?? '') : bodies.map((body) => `(${body})`).join(' | ')
-}
-
-function at(place: Place, step: string | number): Place {
-  const path = typeof step === 'number' ? `${place.path}[${step}]` : `${place.path}.${step}`
-  return { ...place, path: path.replace(/^\./, ''), depth: place.depth + 1 }
-}
-
-function isObject(value: unknown): value is Schema {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
 }

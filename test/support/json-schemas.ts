@@ -47,6 +47,18 @@ export const anySchema: fc.Arbitrary<Schema> = fc
         })),
       tie('schema').map((additionalProperties) => ({ type: 'object', additionalProperties })),
       fc.array(tie('schema'), { minLength: 1, maxLength: 3 }).map((anyOf) => ({ anyOf })),
+      tie('schema').map((part) => ({ allOf: [part], description: 'One.' })),
+      fc.array(tie('schema'), { minLength: 1, maxLength: 3 }).map((inners) => ({
+        discriminator: { propertyName: 'kind' },
+        oneOf: inners.map((inner, kind) => ({
+          type: 'object',
+          properties: { inner, kind: { const: kind } },
+          required: ['kind'],
+        })),
+      })),
+      fc.array(json, { minLength: 1, maxLength: 2 }).map((values) => ({
+        oneOf: [{ type: 'array' }, { enum: values.map(String) }, { type: ['number', 'null'] }],
+      })),
     ),
   }))
   .schema.map((schema) => JSON.parse(JSON.stringify(schema)))
@@ -71,6 +83,8 @@ const isSame = (a: unknown, b: unknown) => JSON.stringify(a) === JSON.stringify(
 
 /** Whether a value is valid by a schema, as JSON Schema 2020-12 says. */
 export function isValid(schema: Schema, value: unknown): boolean {
+  if (schema.allOf) return schema.allOf.every((part: Schema) => isValid(part, value))
+  if (schema.oneOf) return schema.oneOf.filter((part: Schema) => isValid(part, value)).length === 1
   if (schema.anyOf) return schema.anyOf.some((part: Schema) => isValid(part, value))
   if ('const' in schema) return isSame(schema.const, value)
   if (schema.enum) return schema.enum.some((one: unknown) => isSame(one, value))

@@ -120,7 +120,7 @@ describe('a chat request is refused with the field at fault', () => {
     [{ tools: [tool('f', JSON.parse(nested(70)))] }, 'tools[0].function.parameters'],
     [{ tools: Array(129).fill(tool('f')) }, 'tools'],
     [
-      { tools: [tool('f', { properties: { a: { pattern: 'x' } } }, true)] },
+      { tools: [tool('f', { properties: { a: { pattern: '(' } } }, true)] },
       'tools[0].function.parameters.properties.a.pattern',
       'unsupported_parameter',
     ],

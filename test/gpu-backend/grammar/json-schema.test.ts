@@ -1,71 +1,28 @@
 import fc from 'fast-check'
 import { beforeAll, describe, expect, test } from 'vitest'
-import type { OpenGrammar } from '../../../gpu-backend/engine/answer-grammar.ts'
-import { createGrammarBuilder, SchemaError } from '../../../gpu-backend/grammar/json-schema.ts'
-import { createXgrammar } from '../../../gpu-backend/grammar/xgrammar.ts'
+import { createGrammarBuilder } from '../../../gpu-backend/grammar/json-schema.ts'
+import { SchemaError } from '../../../gpu-backend/grammar/schema-parts.ts'
+import { createGrammarWalk, type GrammarWalk } from '../../support/grammar-walk.ts'
 import { anySchema, isValid } from '../../support/json-schemas.ts'
-import { createRandom } from '../../support/random.ts'
 
-/** The control token that ends an answer, then a token for each byte. */
-const END = 0
-const tokenBytes = [new Uint8Array(), ...Array.from({ length: 256 }, (_, i) => Uint8Array.of(i))]
-
-let open: OpenGrammar
+let walk: GrammarWalk
 
 beforeAll(async () => {
-  open = await createXgrammar({ tokenBytes, vocabSize: tokenBytes.length, stopTokenIds: [END] })
+  walk = await createGrammarWalk()
 })
+
+const accepts = (grammar: string, text: string) => walk.accepts(grammar, text)
 
 function grammarOf(schema: unknown): string {
   const builder = createGrammarBuilder()
   return builder.build(builder.addSchema(schema))
 }
 
-/** Walks the grammar at random, ending as soon as it may once `maxBytes` are written; null: it would not end. */
-async function writeAtRandom(grammar: string, seed: number, maxBytes = 300) {
-  const random = createRandom(seed)
-  const matcher = await open(grammar)
-  const bytes: number[] = []
-  // Closing characters are likelier the longer the text is, or it would nest for ever.
-  const closing = new Set(Array.from('"}]', (char) => char.charCodeAt(0) + 1))
-  try {
-    while (bytes.length < 4 * maxBytes) {
-      const mask = await matcher.nextMask()
-      const allowed = tokenBytes.flatMap((_, id) => ((mask[id >> 5]! >> (id & 31)) & 1 ? [id] : []))
-      const isLate = bytes.length > maxBytes / 4
-      const ends = allowed.filter((id) => id === END || closing.has(id))
-      const from = isLate && ends.length > 0 && random() < 0.8 ? ends : allowed
-      const token = from[Math.floor(random() * from.length)]!
-      matcher.accept(token)
-      if (token === END)
-        return new TextDecoder('utf-8', { fatal: true }).decode(Uint8Array.from(bytes))
-      bytes.push(token - 1)
-    }
-    return null
-  } finally {
-    matcher.dispose()
-  }
-}
-
-async function accepts(grammar: string, text: string): Promise<boolean> {
-  const matcher = await open(grammar)
-  try {
-    for (const token of [...Array.from(new TextEncoder().encode(text), (byte) => byte + 1), END]) {
-      const mask = await matcher.nextMask()
-      if (((mask[token >> 5]! >> (token & 31)) & 1) === 0) return false
-      matcher.accept(token)
-    }
-    return true
-  } finally {
-    matcher.dispose()
-  }
-}
-
 test('whatever a grammar lets through parses and is valid by its schema', async () => {
   let endedCount = 0
   await fc.assert(
     fc.asyncProperty(anySchema, fc.nat(), async (schema, seed) => {
-      const text = await writeAtRandom(grammarOf(schema), seed)
+      const text = await walk.writeAtRandom(grammarOf(schema), seed)
       if (text === null) return
       endedCount++
       expect(isValid(schema, JSON.parse(text)), `${JSON.stringify(schema)}: ${text}`).toBe(true)
@@ -82,6 +39,12 @@ test.each<[object, string, string]>([
   [{ type: 'number', minimum: 0, maximum: 1 }, '0 0.5 1 1.0 0.001', '-0.1 1.01 2'],
   [{ type: 'number', minimum: -1 }, '-1 -0.5 0.5 12', '-1.5 -2'],
   [{ type: 'string', format: 'date' }, '"2024-02-28" "1999-12-31"', '"2024-02-30" "2024-13-01"'],
+  [{ type: 'string', format: 'date' }, '"2024-02-29" "2000-02-29"', '"2023-02-29" "1900-02-29"'],
+  [{ type: 'string', format: 'duration' }, '"P1Y2M" "PT5M" "P3W"', '"P" "PT" "P1S"'],
+  [{ type: 'string', format: 'hostname' }, '"a.example" "x-y.org"', '"-a" "a..b" ""'],
+  [{ type: 'string', format: 'ipv6' }, '"::1" "2001::7" "1:2:3:4:5:6:7:8"', '"1" ":::" "g::1"'],
+  [{ type: 'string', format: 'ipv4', pattern: '^10' }, '"10.0.0.1"', '"11.0.0.1" "10"'],
+  [{ type: 'string', format: 'starts_with', pattern: '^ab.*' }, '"ab" "abc"', '"a" "b"'],
   [{ type: 'string', minLength: 2, maxLength: 3 }, '"ab" "äöü" "a\\n"', '"a" "abcd" "ab'],
   [{ enum: ['a b', 1, null] }, '"a\u0020b" 1 null', '"a" 2'],
   [{ type: ['string', 'null'] }, 'null ""', '1 nul'],
@@ -121,6 +84,18 @@ test('a schema may contain itself', async () => {
   expect(await accepts(grammarOf(tree), '{"next": {"next": {}}}')).toBe(true)
 })
 
+const kindOf = (kind: object) => ({ type: 'object', properties: { kind }, required: ['kind'] })
+
+test('a union that names its options by a constant is one of them, behind references too', async () => {
+  const grammar = grammarOf({
+    $defs: { a: kindOf({ const: 'a' }), b: kindOf({ enum: ['b', 'c'] }) },
+    discriminator: { propertyName: 'kind' },
+    oneOf: [{ $ref: '#/$defs/a' }, { allOf: [{ $ref: '#/$defs/b' }], description: 'B.' }],
+  })
+  for (const kind of 'abc') expect(await accepts(grammar, `{"kind": "${kind}"}`)).toBe(true)
+  expect(await accepts(grammar, '{"kind": "d"}')).toBe(false)
+})
+
 describe('a schema that no grammar can keep is refused, with the keyword at fault', () => {
   const nested = (depth: number): object =>
     depth === 0 ? {} : { type: 'array', items: nested(depth - 1) }
@@ -128,7 +103,8 @@ describe('a schema that no grammar can keep is refused, with the keyword at faul
   test.each<[object | boolean, string]>([
     [false, ''],
     [{ type: 'text' }, 'type'],
-    [inA({ type: 'string', pattern: 'a' }), 'properties.a.pattern'],
+    [inA({ type: 'string', pattern: '(' }), 'properties.a.pattern'],
+    [inA({ type: 'string', pattern: '^a$', minLength: 2 }), 'properties.a.pattern'],
     [inA({ type: 'string', format: 'regex' }), 'properties.a.format'],
     [inA({ type: 'number', multipleOf: 2 }), 'properties.a.multipleOf'],
     [inA({ type: 'number', minimum: 0.5 }), 'properties.a.minimum'],
@@ -139,7 +115,19 @@ describe('a schema that no grammar can keep is refused, with the keyword at faul
     [{ type: 'array', minItems: 3, maxItems: 2 }, 'minItems'],
     [{ type: 'string', maxLength: 1e9 }, 'maxLength'],
     [{ type: 'object', required: ['b'] }, 'required'],
-    [{ oneOf: [{}] }, 'oneOf'],
+    [{ oneOf: [] }, 'oneOf'],
+    [{ oneOf: [{ type: 'string' }, {}] }, 'oneOf[1]'],
+    [{ oneOf: [{ type: 'integer' }, { type: 'number' }] }, 'oneOf[1]'],
+    [{ oneOf: [{ const: 1 }, { enum: [2, 1] }] }, 'oneOf[1]'],
+    [{ oneOf: [kindOf({ const: 'a' }), kindOf({ type: 'string' })] }, 'oneOf[1]'],
+    [
+      { oneOf: ['a', 'b'].map((kind) => ({ ...kindOf({ const: kind }), required: [] })) },
+      'oneOf[1]',
+    ],
+    [{ oneOf: Array.from({ length: 65 }, (_, i) => ({ const: i })) }, 'oneOf'],
+    [{ allOf: [{}, {}] }, 'allOf'],
+    [{ allOf: [{}], type: 'string' }, 'type'],
+    [{ type: 'string', maxLength: 129 }, 'maxLength'],
     [{ not: {} }, 'not'],
     [{ anyOf: [] }, 'anyOf'],
     [{ anyOf: [{ type: 'string' }, { allOf: [] }] }, 'anyOf[1].allOf'],
