@@ -56,6 +56,7 @@ export async function simulate(seed: number): Promise<RunSummary> {
     } while (!invariants.isQuiet())
     invariants.checkEnd()
     const recordCount = Number(world.ledger.prepare('SELECT count(*) AS n FROM usage').get()?.n)
+    world.close()
     return { eventCount, recordCount, batchCount: world.chain.anchors.length, digest }
   } finally {
     restore()

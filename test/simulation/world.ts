@@ -1,4 +1,3 @@
-import type { DatabaseSync } from 'node:sqlite'
 import { keccak256 } from 'viem'
 import type { Digest } from '../../protocol/digest.ts'
 import type { SettleResult } from '../../worker/access/account-contract.ts'
@@ -52,7 +51,7 @@ export class World {
   readonly time = new VirtualTime()
   readonly chance: Chance
   readonly network: Network
-  readonly ledger: DatabaseSync = createLedger()
+  readonly ledger = createLedger()
   readonly backend: SimulatedBackend
   readonly chain: SimulatedChain
   readonly config = parseConfig(VARS)
@@ -196,6 +195,11 @@ export class World {
     this.isLedgerUp = true
     this.backend.isUp = true
     this.time.skewMs = 0
+  }
+
+  /** Once nothing is left to do. */
+  close(): void {
+    for (const { tables } of [...this.hosts, { tables: this.ledger }]) tables.giveBack()
   }
 }
 
