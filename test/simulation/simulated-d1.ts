@@ -32,7 +32,10 @@ interface Faulty {
 }
 
 /** D1 as one caller sees it: a real SQLite at the far end of a network. */
-export function connectD1(ledger: MemoryDatabase, { network, isUp, beginCall }: Faulty): D1Database {
+export function connectD1(
+  ledger: MemoryDatabase,
+  { network, isUp, beginCall }: Faulty,
+): D1Database {
   const call = <T>(execute: () => T): Promise<T> => {
     const hasLeft = beginCall()
     return network.send(() => {

@@ -116,7 +116,7 @@ export class World {
     this.keys.push({ host, keyId: created.keyId, keyHash, budgetMicroUsd, member })
   }
 
-  /** A call of the set-up, in which nothing goes wrong; real hashes may take real time. */
+  /** A call of the set-up, in which nothing goes wrong. */
   async #settled<T>(host: AccountHost, method: Parameters<typeof host.run<T>>[0]): Promise<T> {
     const { crash } = this.network.faults
     this.network.faults.crash = 0
