@@ -85,6 +85,7 @@ function createChatChoice(options: ChatWordingOptions): ChoiceWording {
         role: 'assistant',
         content: content === '' && calls.length > 0 ? null : content,
         refusal: null,
+        annotations: [],
         ...(calls.length > 0 && {
           tool_calls: calls.map(({ id, ...called }) => ({
             id,

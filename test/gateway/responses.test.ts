@@ -84,6 +84,31 @@ test('answers a text whole, and bills it as what it is', async () => {
   expect(receipt.status).toBe(200)
 })
 
+test('an answer says all that it was asked with, and what stands for the rest', async () => {
+  const asked = { presence_penalty: 0.5, safety_identifier: 'someone', prompt_cache_key: 'some' }
+  const [tool] = tools
+  const answer = await gateway.call('/v1/responses', {
+    method: 'POST',
+    json: {
+      model: 'plain',
+      input,
+      ...asked,
+      tools: [{ type: 'function', name: tool!.name }],
+    },
+  })
+  expect(await answer.json()).toMatchObject({
+    ...asked,
+    frequency_penalty: 0,
+    temperature: 1,
+    top_p: 1,
+    tools: [
+      { type: 'function', name: tool!.name, description: null, parameters: null, strict: null },
+    ],
+  })
+  expect(lastBody()).toMatchObject({ presence_penalty: 0.5 })
+  expect(lastBody()).not.toHaveProperty('temperature')
+})
+
 test('a whole conversation of items goes to the model in its order', async () => {
   await openai.responses.create({
     model: 'plain',

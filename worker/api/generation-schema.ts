@@ -78,7 +78,7 @@ export function readDegradation(tallygate: z.output<typeof textExtensionSchema>)
 
 export const temperatureSchema = z.number().min(0).max(2).nullish()
 export const topProbabilitySchema = z.number().min(0).max(1).nullish()
-const penaltySchema = z.number().min(-2).max(2).nullish()
+export const penaltySchema = z.number().min(-2).max(2).nullish()
 
 /**
  * What both text operations share. OpenAI treats a null like a missing field, so these do. Objects

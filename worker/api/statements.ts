@@ -68,6 +68,8 @@ export async function listStatements(c: AppContext): Promise<Response> {
   return list(c, (await describeCaller(c, 'usage:read')).accountId)
 }
 
+const monthParamSchema = z.object({ month: monthSchema })
+
 /** `GET /v1/statements/{yyyy-mm}`: what a UTC month adds up to, as JSON or CSV. */
 export async function getStatement(c: AppContext): Promise<Response> {
   return show(c, (await describeCaller(c, 'usage:read')).accountId)
@@ -99,7 +101,7 @@ async function list(c: AppContext, accountId: string): Promise<Response> {
 }
 
 async function show(c: AppContext, accountId: string): Promise<Response> {
-  const month = parseRequest(monthSchema, c.req.param('month') ?? '')
+  const { month } = parseRequest(monthParamSchema, { month: c.req.param('month') })
   const found = await findStatement(c, accountId, month)
   if (found === null)
     throw new ApiError('not_found', { message: `The account has no statement of ${month}.` })

@@ -1,3 +1,4 @@
+import type { RequestReport } from '../../protocol/backend.ts'
 import { fetchRequestReport } from '../access/report-client.ts'
 import { type RelayJob, waitAtMost } from './relay-job.ts'
 import type { RelayLine } from './relay-line.ts'
@@ -11,13 +12,18 @@ const HEADER_PATIENCE_MS = 100
 
 const encoder = new TextEncoder()
 
-/** How many requests go before this one at its backend, and itself; null: it does not wait, or nobody knows. */
-async function askPosition({ requestId, route }: RelayJob): Promise<number | null> {
+/** What the backend says of a request; null: nobody knows. */
+async function askReport({ requestId, route }: RelayJob): Promise<RequestReport | null> {
   const { target, backend } = route.current()
   const isOwnBackend = target.model.digest !== undefined
   if (!isOwnBackend) return null
   const answer = await fetchRequestReport(backend, requestId)
-  return answer.outcome === 'report' ? (answer.report.queue_position ?? null) : null
+  return answer.outcome === 'report' ? answer.report : null
+}
+
+/** How many requests go before this one at its backend, and itself; null: it does not wait, or nobody knows. */
+async function askPosition(job: RelayJob): Promise<number | null> {
+  return (await askReport(job))?.queue_position ?? null
 }
 
 /** The header that tells where the request waits; none where it does not. */
@@ -45,4 +51,24 @@ export async function tellQueuePosition(
     }
     if ((await waitAtMost(arrived, ASK_EVERY_MS)) !== null) return
   }
+}
+
+/**
+ * While an answer in one piece is waited for: a request that waits for its turn, or that has more tokens
+ * than before, is no silence of the upstream's.
+ */
+export async function watchProgress(
+  job: RelayJob,
+  line: RelayLine,
+  answer: Promise<unknown>,
+): Promise<void> {
+  const askEveryMs = Math.min(ASK_EVERY_MS, job.maxUpstreamSilenceMs / 4)
+  let tokenCount = 0
+  do {
+    const report = await askReport(job)
+    if (report === null) continue
+    const { queue_position: position, usage } = report
+    if (position != null || usage.completion_tokens > tokenCount) line.noteUpstream()
+    tokenCount = usage.completion_tokens
+  } while (line.stopReason() === null && (await waitAtMost(answer, askEveryMs)) === null)
 }

@@ -10,7 +10,7 @@ import {
 import { createAnswerRecorder } from './answer-recorder.ts'
 import type { GenerationRequest } from './generation-request.ts'
 import { type Evidence, estimateTokenCount, type RelayEnding } from './meter-ending.ts'
-import { composeQueueHeader } from './queue-position.ts'
+import { composeQueueHeader, watchProgress } from './queue-position.ts'
 import {
   composeTiming,
   explainFailure,
@@ -51,6 +51,7 @@ export async function relayBody(job: RelayJob): Promise<Response> {
     const queueHeader = await composeQueueHeader(job)
     const body = line.open()
     job.waitUntil(work.then((answer) => finishLate(line, answer)))
+    job.waitUntil(watchProgress(job, line, work))
     return new Response(body, { headers: { ...HEADERS, ...queueHeader } })
   }
   line.quieten()

@@ -14,6 +14,8 @@ export function composeChatBody(request: ResponseRequest, items: readonly Item[]
     max_tokens: request.max_output_tokens,
     temperature: request.temperature,
     top_p: request.top_p,
+    presence_penalty: request.presence_penalty,
+    frequency_penalty: request.frequency_penalty,
     response_format: text?.format && composeFormat(text.format),
     tools: tools?.length ? tools.map(composeTool) : undefined,
     tool_choice:

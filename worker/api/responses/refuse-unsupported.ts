@@ -5,9 +5,7 @@ import { responseRequestSchema } from './request-schema.ts'
 /** Fields of OpenAI's that ask for nothing here and change no answer. */
 const WITHOUT_EFFECT = [
   'max_tool_calls', // counts tools that the server runs
-  'prompt_cache_key',
   'prompt_cache_retention',
-  'safety_identifier',
   'stream_options', // obfuscation
 ]
 

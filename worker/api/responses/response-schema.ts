@@ -68,12 +68,14 @@ export const responseSchema = z
     reasoning: z.strictObject({ effort: NOTHING, summary: NOTHING }),
     service_tier: z.enum(['default', 'flex', 'priority']).describe('The tier that served.'),
     store: z.boolean().describe('Whether it is kept.'),
-    temperature: z.number().nullable(),
+    presence_penalty: z.number(),
+    frequency_penalty: z.number(),
+    temperature: z.number(),
     text: z.strictObject({ format: formatSchema }),
     tool_choice: toolChoiceSchema,
-    tools: z.array(toolSchema),
+    tools: z.array(toolSchema.required()),
     top_logprobs: z.literal(0),
-    top_p: z.number().nullable(),
+    top_p: z.number(),
     truncation: z.literal('disabled'),
     usage: z
       .strictObject({
@@ -85,6 +87,8 @@ export const responseSchema = z
       })
       .nullable(),
     user: z.string().nullable(),
+    safety_identifier: z.string().nullable(),
+    prompt_cache_key: z.string().nullable(),
     tallygate: z.looseObject({}).optional().describe('Attribution, when it was asked for.'),
   })
   .meta({ id: 'Response' })

@@ -86,6 +86,15 @@ export function createResponseWording(options: ResponseWordingOptions): AnswerWo
   }
 }
 
+function composeTool({
+  description = null,
+  parameters = null,
+  strict = null,
+  ...named
+}: NonNullable<ResponseRequest['tools']>[number]): ResponseBody['tools'][number] {
+  return { ...named, description, parameters, strict }
+}
+
 function composeResponse(
   { request, startedAtMs }: ResponseWordingOptions,
   id: string,
@@ -110,15 +119,20 @@ function composeResponse(
     reasoning: { effort: null, summary: null },
     service_tier: 'default',
     store: request.store ?? false,
-    temperature: request.temperature ?? null,
+    // Where nothing was asked for, what OpenAI's API takes then.
+    presence_penalty: request.presence_penalty ?? 0,
+    frequency_penalty: request.frequency_penalty ?? 0,
+    temperature: request.temperature ?? 1,
     text: { format: request.text?.format ?? { type: 'text' } },
     tool_choice: request.tool_choice ?? 'auto',
-    tools: request.tools ?? [],
+    tools: (request.tools ?? []).map(composeTool),
     top_logprobs: 0,
-    top_p: request.top_p ?? null,
+    top_p: request.top_p ?? 1,
     truncation: 'disabled',
     usage: null,
     user: request.user ?? null,
+    safety_identifier: request.safety_identifier ?? null,
+    prompt_cache_key: request.prompt_cache_key ?? null,
   }
 }
 
