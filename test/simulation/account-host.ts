@@ -1,6 +1,7 @@
-import { DatabaseSync, type SQLInputValue } from 'node:sqlite'
+import type { SQLInputValue } from 'node:sqlite'
 import { AccountObject } from '../../worker/access/account-object.ts'
 import type { StorageBindings } from '../../worker/env.ts'
+import { MemoryDatabase } from './memory-database.ts'
 import type { Network } from './network.ts'
 
 /** What an event did to an object: its writes and messages count only once it has ended well. */
@@ -19,7 +20,7 @@ const ALARM_RETRY_MS = 2_000
 export class AccountHost {
   readonly accountId: string
   /** The object's tables, for whoever looks on. */
-  readonly tables = new DatabaseSync(':memory:')
+  readonly tables = MemoryDatabase.take('account')
   /** Counts commits that changed something. */
   version = 0
   readonly #network: Network
@@ -31,7 +32,6 @@ export class AccountHost {
   #committedAlarmAtMs: number | null = null
   #alarmTimer: number | null = null
   #isAlarmRunning = false
-  readonly #statements = new Map<string, ReturnType<DatabaseSync['prepare']>>()
 
   constructor(
     accountId: string,
@@ -117,7 +117,7 @@ export class AccountHost {
     if (this.#turn !== null) return this.#turn
     const turn: Turn = { isRolledBack: false, hasWritten: false }
     this.#turn = turn
-    this.tables.exec('BEGIN')
+    this.tables.run('BEGIN')
     this.#network.time.afterEvent(() => this.#endTurn(turn))
     return turn
   }
@@ -126,12 +126,12 @@ export class AccountHost {
     this.#turn = null
     if (this.#network.chance.isHit(this.#network.faults.crash)) {
       turn.isRolledBack = true
-      this.tables.exec('ROLLBACK')
+      this.tables.run('ROLLBACK')
       this.#alarmAtMs = this.#committedAlarmAtMs
       this.evict()
       return
     }
-    this.tables.exec('COMMIT')
+    this.tables.run('COMMIT')
     if (turn.hasWritten) this.version += 1
     if (this.#alarmAtMs === this.#committedAlarmAtMs) return
     this.#committedAlarmAtMs = this.#alarmAtMs
@@ -169,13 +169,14 @@ export class AccountHost {
 
   #transact<T>(closure: () => T): T {
     this.#openTurn()
-    this.tables.exec('SAVEPOINT closure')
+    this.tables.run('SAVEPOINT closure')
     try {
       const result = closure()
-      this.tables.exec('RELEASE closure')
+      this.tables.run('RELEASE closure')
       return result
     } catch (error) {
-      this.tables.exec('ROLLBACK TO closure; RELEASE closure')
+      this.tables.run('ROLLBACK TO closure')
+      this.tables.run('RELEASE closure')
       throw error
     }
   }
@@ -183,17 +184,15 @@ export class AccountHost {
   #execute(query: string, values: readonly SQLInputValue[]) {
     const turn = this.#openTurn()
     if (/;\s*create/i.test(query)) {
-      this.tables.exec(query)
+      this.tables.define(query)
       return { toArray: () => [], one: () => null, rowsWritten: 0 }
     }
-    const statement = this.#statements.get(query) ?? this.tables.prepare(query)
-    this.#statements.set(query, statement)
     if (/^\s*select/i.test(query)) {
-      const rows = statement.all(...values)
+      const rows = this.tables.prepare(query).all(...values)
       return { toArray: () => rows, one: () => rows[0], rowsWritten: 0 }
     }
-    const { changes } = statement.run(...values)
-    turn.hasWritten ||= Number(changes) > 0
-    return { toArray: () => [], one: () => null, rowsWritten: Number(changes) }
+    const rowsWritten = this.tables.run(query, ...values)
+    turn.hasWritten ||= rowsWritten > 0
+    return { toArray: () => [], one: () => null, rowsWritten }
   }
 }

@@ -1,4 +1,4 @@
-import type { DatabaseSync, StatementSync } from 'node:sqlite'
+import type { DatabaseSync } from 'node:sqlite'
 import { decodeBatchPayload } from '../../protocol/batch-payload.ts'
 import { checkSplit, SPLIT_RULES } from '../../protocol/fee-split.ts'
 import type { Credit } from '../../protocol/usage-leaf.ts'
@@ -243,15 +243,9 @@ const LEDGER = `
     fee_micro_usd AS feeMicroUsd, split_version AS splitVersion, credits
   FROM usage WHERE account_id = ?`
 
-const prepared = new WeakMap<DatabaseSync, Map<string, StatementSync>>()
-
 /** The query must name its columns as `Row` names its fields. */
 function select<Row>(database: DatabaseSync, query: string, ...values: string[]): Row[] {
-  const statements = prepared.get(database) ?? new Map<string, StatementSync>()
-  prepared.set(database, statements)
-  const statement = statements.get(query) ?? database.prepare(query)
-  statements.set(query, statement)
-  return statement.all(...values) as Row[]
+  return database.prepare(query).all(...values) as Row[]
 }
 
 function count(database: DatabaseSync, query: string): number | undefined {

@@ -35,6 +35,8 @@ export class Network {
   readonly time: VirtualTime
   readonly chance: Chance
   readonly faults: Faults
+  /** Calls that have not arrived yet, each copy of one. */
+  underWayCount = 0
 
   constructor(time: VirtualTime, chance: Chance, faults: Faults) {
     this.time = time
@@ -48,6 +50,7 @@ export class Network {
     return new Promise((resolve, reject) => {
       const fail = () => reject(new Error('Network connection lost.'))
       const arrive = async () => {
+        this.underWayCount -= 1
         try {
           const answer = await deliver()
           if (chance.isHit(faults.lostReply)) fail()
@@ -60,12 +63,17 @@ export class Network {
         time.schedule(GIVE_UP_MS, fail)
       } else if (chance.isHit(faults.lateRequest)) {
         time.schedule(GIVE_UP_MS, fail)
-        time.schedule(chance.between(GIVE_UP_MS, LATEST_MS), arrive)
+        this.#dispatch(chance.between(GIVE_UP_MS, LATEST_MS), arrive)
       } else {
-        time.schedule(this.#latencyMs(), arrive)
-        if (chance.isHit(faults.duplicate)) time.schedule(chance.between(1, LATEST_MS), arrive)
+        this.#dispatch(this.#latencyMs(), arrive)
+        if (chance.isHit(faults.duplicate)) this.#dispatch(chance.between(1, LATEST_MS), arrive)
       }
     })
+  }
+
+  #dispatch(delayMs: number, arrive: () => void): void {
+    this.underWayCount += 1
+    this.time.schedule(delayMs, arrive)
   }
 
   #latencyMs(): number {

@@ -5,8 +5,6 @@ import { World } from './world.ts'
 
 const CHAOS_MS = 90_000
 const CRON_MS = 20_000
-/** What was under way when calm came is through by then. */
-const CALM_MS = 120_000
 const QUIET_WITHIN_MS = 3 * 3_600_000
 
 export interface RunSummary {
@@ -48,14 +46,14 @@ export async function simulate(seed: number): Promise<RunSummary> {
     }
     await run(startMs + CHAOS_MS)
     world.calmDown()
-    await run(time.nowMs + CALM_MS)
     do {
       if (time.nowMs > startMs + QUIET_WITHIN_MS)
         throw new Error(`It never came to rest: ${invariants.describeRest()}`)
       await run(time.nowMs + CRON_MS)
-    } while (!invariants.isQuiet())
+    } while (!invariants.isQuiet() || world.network.underWayCount > 0)
     invariants.checkEnd()
     const recordCount = Number(world.ledger.prepare('SELECT count(*) AS n FROM usage').get()?.n)
+    world.close()
     return { eventCount, recordCount, batchCount: world.chain.anchors.length, digest }
   } finally {
     restore()

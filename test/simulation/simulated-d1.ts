@@ -1,6 +1,7 @@
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { DatabaseSync, type SQLInputValue } from 'node:sqlite'
+import type { SQLInputValue } from 'node:sqlite'
+import { MemoryDatabase } from './memory-database.ts'
 import type { Network } from './network.ts'
 
 const MIGRATIONS = join(import.meta.dirname, '../../migrations')
@@ -11,9 +12,9 @@ const SCHEMA = readdirSync(MIGRATIONS)
   .join('\n')
 
 /** The ledger's database itself; whoever looks on reads it directly. */
-export function createLedger(): DatabaseSync {
-  const database = new DatabaseSync(':memory:')
-  database.exec(SCHEMA)
+export function createLedger(): MemoryDatabase {
+  const database = MemoryDatabase.take('ledger')
+  database.define(SCHEMA)
   return database
 }
 
@@ -31,7 +32,10 @@ interface Faulty {
 }
 
 /** D1 as one caller sees it: a real SQLite at the far end of a network. */
-export function connectD1(ledger: DatabaseSync, { network, isUp, beginCall }: Faulty): D1Database {
+export function connectD1(
+  ledger: MemoryDatabase,
+  { network, isUp, beginCall }: Faulty,
+): D1Database {
   const call = <T>(execute: () => T): Promise<T> => {
     const hasLeft = beginCall()
     return network.send(() => {
@@ -53,13 +57,13 @@ export function connectD1(ledger: DatabaseSync, { network, isUp, beginCall }: Fa
     prepare,
     batch: (statements: readonly Statement[]) =>
       call(() => {
-        ledger.exec('BEGIN')
+        ledger.run('BEGIN')
         try {
           const results = statements.map((statement) => run(ledger, statement))
-          ledger.exec('COMMIT')
+          ledger.run('COMMIT')
           return results
         } catch (error) {
-          ledger.exec('ROLLBACK')
+          ledger.run('ROLLBACK')
           throw error
         }
       }),
@@ -67,23 +71,10 @@ export function connectD1(ledger: DatabaseSync, { network, isUp, beginCall }: Fa
   return database as unknown as D1Database // what the gateway uses of it
 }
 
-const prepared = new WeakMap<DatabaseSync, Map<string, ReturnType<DatabaseSync['prepare']>>>()
-
-function run(ledger: DatabaseSync, { query, values }: Statement) {
-  let cache = prepared.get(ledger)
-  if (cache === undefined) {
-    cache = new Map()
-    prepared.set(ledger, cache)
-  }
-  let statement = cache.get(query)
-  if (statement === undefined) {
-    statement = ledger.prepare(query)
-    cache.set(query, statement)
-  }
+function run(ledger: MemoryDatabase, { query, values }: Statement) {
   if (/^\s*(select|with)/i.test(query)) {
-    const results = statement.all(...values) as Record<string, SQLInputValue>[] // rows
+    const results = ledger.prepare(query).all(...values) as Record<string, SQLInputValue>[] // rows
     return { success: true, results, meta: { changes: 0 } }
   }
-  const { changes } = statement.run(...values)
-  return { success: true, results: [], meta: { changes: Number(changes) } }
+  return { success: true, results: [], meta: { changes: ledger.run(query, ...values) } }
 }

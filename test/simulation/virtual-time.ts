@@ -1,3 +1,4 @@
+import { createHash, createHmac } from 'node:crypto'
 import { createRandom } from '../support/random.ts'
 
 /** Of a run's seed: everything that happens by chance is drawn from it, in one order. */
@@ -25,6 +26,15 @@ interface Event {
 }
 
 const START_MS = Date.UTC(2030, 0, 1)
+
+/** SHA-256 as the gateway asks for it, ready at once: real ones take turns that no clock here waits for. */
+const PROMPT_HASHES = {
+  importKey: async (_format: string, secret: Uint8Array) => secret,
+  sign: async (_name: string, secret: Uint8Array, bytes: Uint8Array) =>
+    new Uint8Array(createHmac('sha256', secret).update(bytes).digest()).buffer,
+  digest: async (_name: string, bytes: Uint8Array) =>
+    new Uint8Array(createHash('sha256').update(bytes).digest()).buffer,
+}
 
 /** Let go before the globals are replaced: what ends an event is that nothing is left to run in it. */
 const { setImmediate: runSoon } = globalThis
@@ -136,11 +146,13 @@ export function replaceGlobals(
   Math.random = chance.draw
   const fill = (bytes: Uint8Array) => bytes.map((_, index) => setByte(bytes, index, chance))
   Object.defineProperty(crypto, 'getRandomValues', { value: fill, configurable: true })
+  Object.defineProperty(crypto, 'subtle', { value: PROMPT_HASHES, configurable: true })
   return () => {
     Object.assign(globalThis, { setTimeout, clearTimeout, setInterval, clearInterval, fetch })
     Date.now = now
     Math.random = random
     Reflect.deleteProperty(crypto, 'getRandomValues')
+    Reflect.deleteProperty(crypto, 'subtle')
   }
 }
 

@@ -1,4 +1,3 @@
-import type { DatabaseSync } from 'node:sqlite'
 import { keccak256 } from 'viem'
 import type { Digest } from '../../protocol/digest.ts'
 import type { SettleResult } from '../../worker/access/account-contract.ts'
@@ -52,7 +51,7 @@ export class World {
   readonly time = new VirtualTime()
   readonly chance: Chance
   readonly network: Network
-  readonly ledger: DatabaseSync = createLedger()
+  readonly ledger = createLedger()
   readonly backend: SimulatedBackend
   readonly chain: SimulatedChain
   readonly config = parseConfig(VARS)
@@ -117,7 +116,7 @@ export class World {
     this.keys.push({ host, keyId: created.keyId, keyHash, budgetMicroUsd, member })
   }
 
-  /** A call of the set-up, in which nothing goes wrong; real hashes may take real time. */
+  /** A call of the set-up, in which nothing goes wrong. */
   async #settled<T>(host: AccountHost, method: Parameters<typeof host.run<T>>[0]): Promise<T> {
     const { crash } = this.network.faults
     this.network.faults.crash = 0
@@ -196,6 +195,11 @@ export class World {
     this.isLedgerUp = true
     this.backend.isUp = true
     this.time.skewMs = 0
+  }
+
+  /** Once nothing is left to do. */
+  close(): void {
+    for (const { tables } of [...this.hosts, { tables: this.ledger }]) tables.giveBack()
   }
 }
 

@@ -39,8 +39,11 @@ export interface RelayLineOptions {
   readonly outlivesClient: boolean
 }
 
-/** A socket that was closed takes one more write and fails the next: two beats are what noticing takes. */
-const BEAT_MS = 40
+/**
+ * A blank goes out at a beat before which nothing was written since the last one: every second one in
+ * silence, and two beats after whatever was said. What is written to a closed socket comes back as a reset.
+ */
+const BEAT_MS = 25
 /** A client that takes nothing for this long is as good as gone. */
 const MAX_CLIENT_STALL_MS = 60_000
 
