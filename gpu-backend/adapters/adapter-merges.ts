@@ -108,6 +108,7 @@ export class AdapterMerges {
     const content = {
       digest,
       sizeBytes: members.reduce((sum, { version }) => sum + version.sizeBytes, 0),
+      owner: members[0]?.version ?? this,
       read: () => this.#make(digest, members, rule),
     }
     if (residency.stateOf(digest) === 'ready') return residency.hold(content, signal)

@@ -10,6 +10,8 @@ export interface AdapterContent {
   readonly digest: Digest
   /** In the engine. */
   readonly sizeBytes: number
+  /** Whose files are read: those of another with the same content may be gone. */
+  readonly owner: object
   readonly read: () => Promise<LoraWeights>
 }
 
@@ -32,7 +34,7 @@ export interface ResidencyStats {
 export interface AdapterResidency {
   /**
    * Resolves when the content is in the engine, where it stays until the function returned is
-   * called, once. Asks for one content share one load. What is in the engine never waits; what is
+   * called, once. Asks for one content share one load; what fails is tried again for other owners. What is in the engine never waits; what is
    * not waits its turn and for memory that nobody uses. Rejects with what `read` rejects with, with
    * `overloaded` when too many wait, and when the signal is aborted.
    */
@@ -54,6 +56,8 @@ export interface AdapterResidencyOptions {
 }
 
 interface Waiter {
+  readonly content: AdapterContent
+  load: Load
   readonly resolve: (release: () => void) => void
   readonly reject: (error: unknown) => void
 }
@@ -105,7 +109,7 @@ class Residency implements AdapterResidency {
         new BackendError('overloaded', message, { retryAfterMs: RETRY_AFTER_MS }),
       )
     }
-    return this.#wait(load ?? this.#enqueue(content), signal)
+    return this.#wait(content, load ?? this.#enqueue(content), signal)
   }
 
   async discard(digest: Digest): Promise<void> {
@@ -152,17 +156,18 @@ class Residency implements AdapterResidency {
     return load
   }
 
-  async #wait(load: Load, signal?: AbortSignal): Promise<() => void> {
-    load.isDiscarded = false
+  async #wait(content: AdapterContent, joined: Load, signal?: AbortSignal): Promise<() => void> {
+    joined.isDiscarded = false
     const { promise, resolve, reject } = Promise.withResolvers<() => void>()
-    const waiter = { resolve, reject }
+    const waiter: Waiter = { content, load: joined, resolve, reject }
     const leave = () => {
+      const { load } = waiter
       load.waiters.delete(waiter)
       if (load.waiters.size === 0 && !load.hasBegun) this.#loads.delete(load.content.digest)
       reject(signal?.reason)
       this.#startLoads()
     }
-    load.waiters.add(waiter)
+    joined.waiters.add(waiter)
     this.#waitingCount += 1
     signal?.addEventListener('abort', leave, { once: true })
     try {
@@ -204,12 +209,21 @@ class Residency implements AdapterResidency {
     } catch (error) {
       this.#loads.delete(digest)
       this.#budget.remove(digest)
-      for (const waiter of load.waiters) waiter.reject(error)
+      for (const waiter of load.waiters) {
+        if (waiter.content.owner === load.content.owner) waiter.reject(error)
+        else this.#loadAgain(waiter)
+      }
     } finally {
       this.#runningLoadCount -= 1
       this.#options.onChange(digest)
       this.#startLoads()
     }
+  }
+
+  /** For a waiter whose owner's files the load that failed has not read. */
+  #loadAgain(waiter: Waiter): void {
+    waiter.load = this.#loads.get(waiter.content.digest) ?? this.#enqueue(waiter.content)
+    waiter.load.waiters.add(waiter)
   }
 
   /** Never rejects: an engine that cannot unload is logged. */

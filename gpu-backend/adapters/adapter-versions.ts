@@ -200,7 +200,7 @@ export class AdapterVersions {
   async #bringIn(version: AdapterVersion, signal?: AbortSignal): Promise<() => void> {
     const { residency, sources } = this.#options
     const { digest, sizeBytes } = version
-    const content = { digest, sizeBytes, read: () => sources.read(version) }
+    const content = { digest, sizeBytes, owner: version, read: () => sources.read(version) }
     if (residency.stateOf(digest) === 'ready') return residency.hold(content, signal)
     const releaseFiles = await sources.hold(version, () => this.noteChange(digest))
     try {
