@@ -4,7 +4,7 @@ import { charOptions } from './char-set.ts'
 /** How deep options are written inside each other before they become a rule. */
 const MAX_NESTING = 4
 
-/** EBNF of what an automaton accepts, as JSON writes it inside a string. `addRule` makes rules of its states. */
+/** EBNF of what an automaton accepts, as JSON writes it inside a string. States that are entered more than once become rules. */
 export function writeAutomaton(
   automaton: Automaton,
   rules: { readonly reserve: () => string; readonly define: (name: string, body: string) => void },
@@ -32,10 +32,10 @@ export function writeAutomaton(
     const loop = edges.find(({ to }) => to === id)
     const onward = edges.filter(({ to }) => to !== id)
     const isSequence = onward.length === 1 && !isAccepting
-    const options = onward.flatMap(({ set, to }) => {
+    const options = onward.map(({ set, to }) => {
       const chars = charOptions(set)
       const one = chars.length === 1 ? (chars[0] ?? '') : `(${chars.join(' | ')})`
-      return [`${one} ${enter(to, isSequence ? depth : depth + 1)}`]
+      return `${one} ${enter(to, isSequence ? depth : depth + 1)}`
     })
     if (isAccepting) options.push('""')
     const rest = options.length === 1 ? (options[0] ?? '') : `(${options.join(' | ')})`

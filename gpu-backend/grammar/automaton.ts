@@ -1,4 +1,4 @@
-import { ALL_CHARS, type CharSet } from './char-set.ts'
+import { ALL_CHARS, type CharSet, union } from './char-set.ts'
 import { type Pattern, PatternError, type PatternNode } from './pattern-syntax.ts'
 
 /** A deterministic automaton over code points; state 0 is where it begins. From each state a text can be accepted. */
@@ -202,10 +202,7 @@ class Determiniser {
       const key = next.join(';')
       const edge = edges.get(key) ?? { set: [], next }
       edges.set(key, edge)
-      const last = edge.set.at(-1)
-      const high = (this.#cuts[atom + 1] ?? 0) - 1
-      if (last && last[1] + 1 === low) edge.set[edge.set.length - 1] = [last[0], high]
-      else edge.set.push([low, high])
+      edge.set.push([low, (this.#cuts[atom + 1] ?? 0) - 1])
     }
     return [...edges.values()]
   }
@@ -278,14 +275,15 @@ function trim(states: Automaton): Automaton {
   }
   if (!live.has(0)) throw new PatternError('allows no text, together with what stands beside it')
   let groups: readonly number[] = states.map(({ isAccepting }) => (isAccepting ? 1 : 0))
+  const joinLive = (edges: AutomatonState['edges']) =>
+    joinEdges(
+      edges.filter(({ to }) => live.has(to)),
+      groups,
+    )
   for (let count = 0; ; ) {
     const ids = new Map<string, number>()
     groups = states.map(({ edges }, id) => {
-      const to = joinEdges(
-        edges.filter((edge) => live.has(edge.to)),
-        groups,
-      )
-      const key = JSON.stringify([groups[id], to])
+      const key = JSON.stringify([groups[id], joinLive(edges)])
       ids.set(key, ids.get(key) ?? ids.size)
       return ids.get(key) ?? 0
     })
@@ -296,11 +294,8 @@ function trim(states: Automaton): Automaton {
   return order.map((group) => {
     const id = groups.indexOf(group)
     const { isAccepting = false, edges = [] } = states[id] ?? {}
-    const kept = joinEdges(
-      edges.filter((edge) => live.has(edge.to)),
-      groups,
-    )
-    return { isAccepting, edges: kept.map(({ set, to }) => ({ set, to: order.indexOf(to) })) }
+    const kept = joinLive(edges).map(({ set, to }) => ({ set, to: order.indexOf(to) }))
+    return { isAccepting, edges: kept }
   })
 }
 
@@ -312,18 +307,8 @@ function joinEdges(edges: AutomatonState['edges'], groups: readonly number[]) {
     byGroup.set(group, [...(byGroup.get(group) ?? []), ...set])
   }
   return [...byGroup]
-    .map(([to, set]) => ({ to, set: joinRanges(set) }))
+    .map(([to, set]) => ({ to, set: union(set) }))
     .sort((a, b) => (a.set[0]?.[0] ?? 0) - (b.set[0]?.[0] ?? 0))
-}
-
-function joinRanges(set: CharSet): CharSet {
-  const joined: (readonly [number, number])[] = []
-  for (const [low, high] of set.toSorted((a, b) => a[0] - b[0])) {
-    const last = joined.at(-1)
-    if (last && last[1] + 1 === low) joined[joined.length - 1] = [last[0], high]
-    else joined.push([low, high])
-  }
-  return joined
 }
 
 function tooLarge(): PatternError {

@@ -1,6 +1,10 @@
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { type GatewayUnderTest, startGatewayUnderTest } from '../support/gateway-under-test.ts'
-import { type ScriptedUpstream, startScriptedUpstream } from '../support/scripted-upstream.ts'
+import {
+  type Exchange,
+  type ScriptedUpstream,
+  startScriptedUpstream,
+} from '../support/scripted-upstream.ts'
 
 const DIGEST = `0x${'1'.repeat(64)}`
 const SILENCE_MS = 1_000
@@ -13,7 +17,7 @@ let gateway: GatewayUnderTest
 /** Answers when so many reports were asked for; each says what `describe` says of its number. */
 const answerAfterReports = (describe: (index: number) => object) => ({
   digest: DIGEST,
-  script: async (exchange: import('../support/scripted-upstream.ts').Exchange) => {
+  script: async (exchange: Exchange) => {
     let askedCount = 0
     const { promise: enough, resolve } = Promise.withResolvers<void>()
     upstream.reports.set(exchange.requestId, {
