@@ -20,7 +20,7 @@ export interface ServedModel {
   readonly encodeText: (text: string) => readonly number[]
   /** The bytes of a token, a control token's spelling. */
   readonly tokenBytes: (token: number) => Uint8Array
-  /** The text of tokens, control tokens spelled out. */
+  /** The text that is encoded to these tokens, control tokens spelled out. */
   readonly decode: (tokens: readonly number[]) => string
   /** A conversation up to where the assistant speaks. Throws BackendError where the template refuses it. */
   readonly encodeChat: ChatRenderer
@@ -61,7 +61,12 @@ export function createServedModel(
       return bosTokenId === null ? tokens : [bosTokenId, ...tokens]
     },
     tokenBytes,
-    decode: (tokens) => Buffer.concat(tokens.map(tokenBytes)).toString(),
+    decode: (tokens) => {
+      const begun = tokens[0] === bosTokenId ? 1 : 0
+      const text = (part: readonly number[]) => Buffer.concat(part.map(tokenBytes)).toString()
+      const rest = text(tokens.slice(begun))
+      return text(tokens.slice(0, begun)) + (tokenizer.addsBlank ? rest.replace(/^ /, '') : rest)
+    },
     encodeChat: createChatRenderer(source, tokenizer),
   }
 }

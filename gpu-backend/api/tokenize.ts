@@ -42,7 +42,9 @@ export async function answerTokenize(c: BackendContext, services: Services): Pro
     count: tokens.length,
     max_model_len: model.contextTokens,
     tokens,
-    token_strs: fields.return_token_strs ? tokens.map((token) => model.decode([token])) : null,
+    token_strs: fields.return_token_strs
+      ? tokens.map((token) => Buffer.from(model.tokenBytes(token)).toString())
+      : null,
   })
 }
 

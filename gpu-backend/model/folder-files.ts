@@ -30,6 +30,17 @@ export async function readText(
   }
 }
 
+/** The file's bytes; null when it is missing. */
+export async function readBytes(dir: string, fileName: string): Promise<Buffer | null> {
+  try {
+    return await readFile(join(dir, fileName))
+  } catch (error) {
+    // `readFile` rejects with system errors.
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null
+    throw new ModelFileError(`${fileName} cannot be read.`, { cause: error })
+  }
+}
+
 /** The value as the schema has it, or an error that names the file and the field. */
 export function parseFields<T>(schema: z.ZodType<T>, value: unknown, fileName: string): T {
   const parsed = schema.safeParse(value)

@@ -1,7 +1,10 @@
 import { z } from 'zod'
-import { parseFields, readJson, readText } from './folder-files.ts'
+import { parseFields, readBytes, readJson, readText } from './folder-files.ts'
 import { ModelFileError } from './model-file-error.ts'
 import type { TokenizerSource } from './model-source.ts'
+import { isPieceTokenizer, readPieceTokenizer } from './piece-tokenizer-json.ts'
+import type { PieceVocabulary } from './piece-vocabulary.ts'
+import { readSentencePieceModel } from './sentencepiece-model.ts'
 
 /** An id or a list of ids, as a list. */
 export const tokenIdsSchema = z
@@ -24,27 +27,30 @@ const tokenizerConfigSchema = z.object({
 
 const generationConfigSchema = z.object({ eos_token_id: tokenIdsSchema })
 
-const tokenizerSchema = z.looseObject({
-  model: z.looseObject({
-    type: z.literal('BPE', 'only byte-level BPE is supported'),
-    vocab: z.record(z.string(), z.int()),
-  }),
+const byteLevelSchema = z.looseObject({
+  model: z.looseObject({ type: z.literal('BPE'), vocab: z.record(z.string(), z.int()) }),
   added_tokens: z.array(z.looseObject({ id: z.int(), content: z.string() })).default([]),
 })
 
+/** What the tokenizer's own file says. */
+interface TokenizerFile {
+  readonly vocabulary: TokenizerSource['vocabulary']
+  readonly tokenCount: number
+  readonly idOf: (token: string | null | undefined) => number | undefined
+  /** Whether a prompt begins with the BOS token of this id, where `tokenizer_config.json` does not say so. */
+  readonly addsBos: (id: number | undefined) => boolean
+}
+
 /**
- * Reads `tokenizer.json`, `tokenizer_config.json`, `generation_config.json` and the chat template of a
- * folder. `configEosIds` are those of `config.json`, for a folder without generation config.
- * Rejects with {@link ModelFileError}.
+ * Reads `tokenizer.json` (without one, `tokenizer.model`), `tokenizer_config.json`,
+ * `generation_config.json` and the chat template of a folder. `configEosIds` are those of
+ * `config.json`, for a folder without generation config. Rejects with {@link ModelFileError}.
  */
 export async function readFolderTokenizer(
   dir: string,
   configEosIds: readonly number[] | null,
 ): Promise<{ tokenizer: TokenizerSource; tokenCount: number }> {
-  const json = parseFields(tokenizerSchema, await readJson(dir, 'tokenizer.json'), 'tokenizer.json')
-  if (!JSON.stringify([json.pre_tokenizer, json.decoder]).includes('"ByteLevel"')) {
-    throw new ModelFileError('tokenizer.json: only byte-level BPE is supported.')
-  }
+  const file = await readTokenizerFile(dir)
   const optional = { optional: true }
   const config = parseFields(
     tokenizerConfigSchema,
@@ -56,22 +62,55 @@ export async function readFolderTokenizer(
     (await readJson(dir, 'generation_config.json', optional)) ?? {},
     'generation_config.json',
   )
-  const idOf = (token: string | null | undefined) =>
-    json.added_tokens.find(({ content }) => content === token)?.id
-  const bosId = idOf(config.bos_token)
-  const eosId = idOf(config.eos_token)
+  const eosId = file.idOf(config.eos_token)
   const tokenizer: TokenizerSource = {
-    tokenizerJson: json,
+    vocabulary: file.vocabulary,
     chatTemplate: await readChatTemplate(dir, config.chat_template),
     bosToken: config.bos_token ?? null,
     eosToken: config.eos_token ?? null,
     eosTokenIds: generation.eos_token_id ?? configEosIds ?? (eosId === undefined ? [] : [eosId]),
-    addBos: config.add_bos_token ?? startsWithToken(json.post_processor, bosId),
+    addBos: config.add_bos_token ?? file.addsBos(file.idOf(config.bos_token)),
   }
-  return { tokenizer, tokenCount: largestId(json) + 1 }
+  return { tokenizer, tokenCount: file.tokenCount }
 }
 
-function largestId({ model, added_tokens }: z.infer<typeof tokenizerSchema>): number {
+async function readTokenizerFile(dir: string): Promise<TokenizerFile> {
+  const json = await readJson(dir, 'tokenizer.json', { optional: true })
+  if (json === null) {
+    const model = await readBytes(dir, 'tokenizer.model')
+    if (model !== null) return describePieces(readSentencePieceModel(model), () => true)
+    throw new ModelFileError('tokenizer.json is missing or cannot be read.')
+  }
+  const { post_processor: postProcessor } = z.looseObject({}).parse(json)
+  const addsBos = (id: number | undefined) => startsWithToken(postProcessor, id)
+  if (isPieceTokenizer(json)) return describePieces(readPieceTokenizer(json), addsBos)
+  const fields = parseFields(byteLevelSchema, json, 'tokenizer.json')
+  if (!JSON.stringify([fields.pre_tokenizer, fields.decoder]).includes('"ByteLevel"')) {
+    throw new ModelFileError(
+      'tokenizer.json: only BPE is supported, byte-level or with byte_fallback.',
+    )
+  }
+  return {
+    vocabulary: { kind: 'byteLevel', tokenizerJson: fields },
+    tokenCount: largestId(fields) + 1,
+    idOf: (token) => fields.added_tokens.find(({ content }) => content === token)?.id,
+    addsBos,
+  }
+}
+
+function describePieces(
+  vocabulary: PieceVocabulary,
+  addsBos: TokenizerFile['addsBos'],
+): TokenizerFile {
+  const { tokens } = vocabulary
+  const idOf = (token: string | null | undefined) => {
+    const id = tokens.findIndex(({ text, type }) => text === token && type === 'control')
+    return id < 0 ? undefined : id
+  }
+  return { vocabulary, tokenCount: tokens.length, idOf, addsBos }
+}
+
+function largestId({ model, added_tokens }: z.infer<typeof byteLevelSchema>): number {
   let largest = -1
   for (const id of Object.values(model.vocab)) largest = Math.max(largest, id)
   for (const { id } of added_tokens) largest = Math.max(largest, id)

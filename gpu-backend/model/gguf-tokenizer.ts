@@ -1,7 +1,8 @@
 import type { GgufFile } from './gguf.ts'
-import { numberAt, textAt, textsAt } from './gguf-metadata.ts'
+import { numberAt, numbersAt, textAt, textsAt } from './gguf-metadata.ts'
 import { ModelFileError } from './model-file-error.ts'
-import type { TokenizerSource } from './model-source.ts'
+import type { ByteLevelVocabulary, TokenizerSource } from './model-source.ts'
+import { checkPieces, type PieceVocabulary, pieceTypeOf } from './piece-vocabulary.ts'
 
 /** GGUF's token types (llama.cpp, `llama_token_type`) that are matched in text as a whole. */
 const CONTROL_TOKEN = 3
@@ -89,14 +90,17 @@ const PRE_TOKENIZERS: ReadonlyMap<string, PreTokenizer> = new Map([
   ['tekken', TEKKEN],
 ])
 
-/** A `tokenizer.json` of the byte-level BPE that the metadata describes. Throws {@link ModelFileError}. */
+/** What `tokenizer.ggml.model` stands for. Throws {@link ModelFileError} for a kind that is not supported. */
 export function readGgufTokenizer(metadata: GgufFile['metadata']): TokenizerSource {
   const model = textAt(metadata, 'tokenizer.ggml.model')
-  if (model !== 'gpt2') {
-    throw new ModelFileError(
-      `"tokenizer.ggml.model" is "${model}"; only "gpt2" (byte-level BPE) is supported.`,
-    )
-  }
+  if (model === 'gpt2') return readByteLevel(metadata)
+  if (model === 'llama') return readSentencePiece(metadata)
+  throw new ModelFileError(
+    `"tokenizer.ggml.model" is "${model}"; supported are "gpt2" (byte-level BPE) and "llama" (SentencePiece BPE).`,
+  )
+}
+
+function readByteLevel(metadata: GgufFile['metadata']): TokenizerSource {
   const pre = textAt(metadata, 'tokenizer.ggml.pre')
   const rules = PRE_TOKENIZERS.get(pre)
   if (!rules) {
@@ -110,9 +114,8 @@ export function readGgufTokenizer(metadata: GgufFile['metadata']): TokenizerSour
   }
   const types = metadata.get('tokenizer.ggml.token_type')
   const typeOf = (id: number) => (Array.isArray(types) ? types[id] : undefined)
-  const tokenAt = (key: string): string | null => tokens[numberAt(metadata, key, -1)] ?? null
-  const chatTemplate = metadata.get('tokenizer.chat_template')
-  return {
+  const vocabulary: ByteLevelVocabulary = {
+    kind: 'byteLevel',
     tokenizerJson: {
       added_tokens: tokens.flatMap((content, id) => {
         const type = typeOf(id)
@@ -130,14 +133,42 @@ export function readGgufTokenizer(metadata: GgufFile['metadata']): TokenizerSour
         ignore_merges: rules.ignoresMerges,
       },
     },
+  }
+  return describe(metadata, vocabulary, { tokens, addsBos: rules.addsBos, bos: -1, eos: -1 })
+}
+
+/** Where keys are missing: what llama.cpp takes for this kind. */
+function readSentencePiece(metadata: GgufFile['metadata']): TokenizerSource {
+  const tokens = textsAt(metadata, 'tokenizer.ggml.tokens')
+  const types = numbersAt(metadata, 'tokenizer.ggml.token_type', tokens.length)
+  const writesBlank = metadata.get('tokenizer.ggml.add_space_prefix') !== false
+  const vocabulary: PieceVocabulary = {
+    kind: 'pieces',
+    tokens: tokens.map((text, id) => ({ text, type: pieceTypeOf(types[id]) })),
+    order: { by: 'score', scores: numbersAt(metadata, 'tokenizer.ggml.scores', tokens.length) },
+    prefix: { before: writesBlank ? 'part' : 'nothing', onlyWhereNone: false },
+  }
+  return describe(metadata, checkPieces(vocabulary), { tokens, addsBos: true, bos: 1, eos: 2 })
+}
+
+/** What is not the vocabulary's; `missing` stands for keys that are. */
+function describe(
+  metadata: GgufFile['metadata'],
+  vocabulary: TokenizerSource['vocabulary'],
+  missing: { tokens: readonly string[]; addsBos: boolean; bos: number; eos: number },
+): TokenizerSource {
+  const idAt = (kind: string, fallback = -1) =>
+    numberAt(metadata, `tokenizer.ggml.${kind}_token_id`, fallback)
+  const eosId = idAt('eos', missing.eos)
+  const chatTemplate = metadata.get('tokenizer.chat_template')
+  return {
+    vocabulary,
     chatTemplate: typeof chatTemplate === 'string' ? chatTemplate : null,
-    bosToken: tokenAt('tokenizer.ggml.bos_token_id'),
-    eosToken: tokenAt('tokenizer.ggml.eos_token_id'),
-    eosTokenIds: ['eos', 'eot', 'eom']
-      .map((kind) => numberAt(metadata, `tokenizer.ggml.${kind}_token_id`, -1))
-      .filter((id) => id >= 0),
+    bosToken: missing.tokens[idAt('bos', missing.bos)] ?? null,
+    eosToken: missing.tokens[eosId] ?? null,
+    eosTokenIds: [eosId, idAt('eot'), idAt('eom')].filter((id) => id >= 0),
     addBos: metadata.has('tokenizer.ggml.add_bos_token')
       ? metadata.get('tokenizer.ggml.add_bos_token') === true
-      : rules.addsBos,
+      : missing.addsBos,
   }
 }

@@ -1,4 +1,5 @@
 import type { Digest } from '../../protocol/digest.ts'
+import type { PieceVocabulary } from './piece-vocabulary.ts'
 import type { RopeScaling } from './rope.ts'
 
 /** The shape of a Llama-family model. Letters: L layers, N query heads, K key/value heads, D head size, H hidden, F FFN, V vocabulary. */
@@ -69,9 +70,16 @@ export type LinearWeights =
       readonly scales: Float32Array /* [out] */
     }
 
-/** What the tokenizer is made from: the fields of a `tokenizer.json`, read or synthesised from GGUF metadata. */
-export interface TokenizerSource {
+/** A vocabulary of byte-level BPE. */
+export interface ByteLevelVocabulary {
+  readonly kind: 'byteLevel'
+  /** The fields of a `tokenizer.json`, read or synthesised from GGUF metadata. */
   readonly tokenizerJson: Readonly<Record<string, unknown>>
+}
+
+/** What the tokenizer is made from. */
+export interface TokenizerSource {
+  readonly vocabulary: ByteLevelVocabulary | PieceVocabulary
   /** Jinja source of the chat template; null: the model has none, and chat is refused. */
   readonly chatTemplate: string | null
   readonly bosToken: string | null

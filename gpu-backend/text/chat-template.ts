@@ -44,8 +44,10 @@ export function createChatRenderer(source: TokenizerSource, tokenizer: Tokenizer
     })
     const tokens = tokenizer
       .splitAtSpecials(rendered)
-      .flatMap((part) =>
-        typeof part === 'number' ? part : tokenizer.encode(mask.remove(part), { specials: false }),
+      .flatMap((part, i) =>
+        typeof part === 'number'
+          ? part
+          : tokenizer.encode(mask.remove(part), { specials: false, continues: i > 0 }),
       )
     const { bosTokenId } = tokenizer
     if (bosTokenId !== null && tokens[0] !== bosTokenId) tokens.unshift(bosTokenId)

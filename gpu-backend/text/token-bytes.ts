@@ -1,6 +1,7 @@
 import { z } from 'zod'
 import type { TokenizerSource } from '../model/model-source.ts'
 import { bytesOfToken } from './byte-level.ts'
+import { listPieceBytes } from './piece-encoder.ts'
 
 /** The fields of a `tokenizer.json` that say what a token is. */
 export const vocabularySchema = z.looseObject({
@@ -20,8 +21,9 @@ export const vocabularySchema = z.looseObject({
  * [V] The exact bytes of each token by id, for detokenising: a character may be spread over several
  * tokens. Control tokens and ids without a token are empty.
  */
-export function listTokenBytes(source: TokenizerSource): readonly Uint8Array[] {
-  const { model, added_tokens } = vocabularySchema.parse(source.tokenizerJson)
+export function listTokenBytes({ vocabulary }: TokenizerSource): readonly Uint8Array[] {
+  if (vocabulary.kind === 'pieces') return listPieceBytes(vocabulary)
+  const { model, added_tokens } = vocabularySchema.parse(vocabulary.tokenizerJson)
   const table: Uint8Array[] = []
   const encoder = new TextEncoder()
   for (const [token, id] of Object.entries(model.vocab)) {

@@ -5,6 +5,7 @@ export type GgufField =
   | { readonly text: string }
   | { readonly texts: readonly string[] }
   | { readonly i32s: readonly number[] }
+  | { readonly f32s: readonly number[] }
 
 export interface GgufTensorToWrite {
   readonly name: string
@@ -42,6 +43,10 @@ function encodeField(field: GgufField): Uint8Array[] {
   if ('bool' in field) return [u32(7), Uint8Array.of(field.bool ? 1 : 0)]
   if ('text' in field) return [u32(8), text(field.text)]
   if ('texts' in field) return [u32(9), u32(8), u64(field.texts.length), ...field.texts.map(text)]
+  if ('f32s' in field) {
+    const values = new Uint8Array(Float32Array.from(field.f32s).buffer)
+    return [u32(9), u32(6), u64(field.f32s.length), values]
+  }
   const values = new Uint8Array(Int32Array.from(field.i32s).buffer)
   return [u32(9), u32(5), u64(field.i32s.length), values]
 }

@@ -6,7 +6,7 @@ import { readConfig } from '../../gpu-backend/config.ts'
 import { createServices, openStores } from '../../gpu-backend/create-services.ts'
 import { DEFAULT_ENGINE_LIMITS } from '../../gpu-backend/engine/scheduler.ts'
 import { startThreadEngine } from '../../gpu-backend/thread-engine.ts'
-import { type TinyModelOptions, writeTinyGguf } from './tiny-model.ts'
+import { type TinyModelOptions, writeTinyFolder, writeTinyGguf } from './tiny-model.ts'
 
 export interface ModelBackend {
   readonly url: string
@@ -18,13 +18,16 @@ export interface ModelBackend {
 /** The whole backend in this process, with a tiny random model in the real engine. */
 export async function startModelBackend(
   options: TinyModelOptions & {
+    /** Default GGUF. */
+    readonly format?: 'gguf' | 'folder'
     /** More variables of the backend. */
     readonly env?: Readonly<Record<string, string>>
   },
 ): Promise<ModelBackend> {
   const folder = mkdtempSync(join(tmpdir(), 'tallygate-backend-'))
-  const modelPath = join(folder, 'tiny.gguf')
-  writeTinyGguf(modelPath, options)
+  const modelPath = join(folder, options.format === 'folder' ? 'tiny' : 'tiny.gguf')
+  const write = options.format === 'folder' ? writeTinyFolder : writeTinyGguf
+  write(modelPath, options)
   const faults: string[] = []
   const engine = await startThreadEngine(
     {

@@ -43,7 +43,7 @@ export function createRandomModel({ seed, form, config = {} }: RandomModelOption
     name: `random-${seed}`,
     config: shape,
     tokenizer: {
-      tokenizerJson: {},
+      vocabulary: { kind: 'byteLevel', tokenizerJson: {} },
       chatTemplate: null,
       bosToken: null,
       eosToken: null,

@@ -6,6 +6,7 @@ import { type EncodedType, encodeWeights } from './encode-weights.ts'
 import { encodeGguf, type GgufField } from './gguf-file.ts'
 import { createRandom, gaussians } from './random.ts'
 import { encodeSafetensors } from './safetensors-file.ts'
+import { ggufPieces, PIECE_VECTORS, PIECES_CHAT_TEMPLATE, TINY_PIECES } from './tiny-pieces.ts'
 import { TINY_CHAT_TEMPLATE, TINY_MERGES, TINY_SPECIALS, TINY_TOKENS } from './tiny-tokenizer.ts'
 
 export const TINY_CONFIG: ModelConfig = {
@@ -48,6 +49,8 @@ export interface TinyModelOptions {
   readonly config?: Partial<ModelConfig>
   /** Whether the embedding is the head too; default true. */
   readonly isHeadTied?: boolean
+  /** Default `byteLevel`. */
+  readonly vocabulary?: 'byteLevel' | 'pieces'
 }
 
 const GGML_TYPE_NUMBERS = { F32: 0, F16: 1, Q4_0: 2, Q4_1: 3, Q8_0: 8, BF16: 30 } as const
@@ -79,7 +82,10 @@ export function writeTinyGguf(
       data: encodeWeights(type, stored),
     }
   })
-  const metadata = ggufMetadata(config, TINY_FAMILIES[family].gguf)
+  const metadata = {
+    ...ggufMetadata(config, TINY_FAMILIES[family].gguf),
+    ...(options.vocabulary === 'pieces' ? ggufPieces() : ggufByteLevel()),
+  }
   writeFileSync(path, encodeGguf(metadata, tensors))
 }
 
@@ -104,12 +110,14 @@ export function writeTinyFolder(
     writeFileSync(join(dir, name), JSON.stringify(value))
   writeJson('config.json', folderConfig(options))
   writeJson('generation_config.json', { eos_token_id: 2 })
+  const isPieces = options.vocabulary === 'pieces'
   writeJson('tokenizer_config.json', {
-    bos_token: '<|im_start|>',
-    eos_token: { content: '<|im_end|>' },
-    chat_template: TINY_CHAT_TEMPLATE,
+    bos_token: isPieces ? '<s>' : '<|im_start|>',
+    eos_token: { content: isPieces ? '</s>' : '<|im_end|>' },
+    chat_template: isPieces ? PIECES_CHAT_TEMPLATE : TINY_CHAT_TEMPLATE,
+    ...(isPieces && { add_bos_token: true }),
   })
-  writeJson('tokenizer.json', tinyTokenizerJson())
+  writeJson('tokenizer.json', isPieces ? PIECE_VECTORS.tokenizerJson : tinyTokenizerJson())
   if (shardCount === 1) {
     writeFileSync(join(dir, 'model.safetensors'), encodeSafetensors(tensors))
     return
@@ -144,8 +152,9 @@ export function tinyTokenizerJson() {
   }
 }
 
-function tinyConfig({ config, family = 'llama' }: TinyModelOptions): ModelConfig {
-  return { ...TINY_CONFIG, ...TINY_FAMILIES[family].config, ...config }
+function tinyConfig({ config, family = 'llama', vocabulary }: TinyModelOptions): ModelConfig {
+  const pieces = vocabulary === 'pieces' && { vocabSize: TINY_PIECES.tokens.length }
+  return { ...TINY_CONFIG, ...pieces, ...TINY_FAMILIES[family].config, ...config }
 }
 
 /** Every tensor with its values, rows in the Hugging Face order. */
@@ -211,6 +220,11 @@ function ggufMetadata(config: ModelConfig, architecture: string): Record<string,
     ...Object.fromEntries(
       Object.entries(shape).map(([key, field]) => [`${architecture}.${key}`, field]),
     ),
+  }
+}
+
+function ggufByteLevel(): Record<string, GgufField> {
+  return {
     'tokenizer.ggml.model': { text: 'gpt2' },
     'tokenizer.ggml.pre': { text: 'smollm' },
     'tokenizer.ggml.tokens': { texts: TINY_TOKENS },

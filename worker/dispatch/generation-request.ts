@@ -53,7 +53,7 @@ export function boundToolTokens(tools: unknown): number {
 }
 
 /**
- * An upper bound of the prompt's tokens: a byte-level tokenizer never makes more tokens than bytes,
+ * An upper bound of the prompt's tokens: no tokenizer of ours makes more tokens than a text has bytes, and one,
  * and everything that a template can render stands in the body.
  */
 export function boundPromptTokens(bodySizeBytes: number, messageCount: number): number {

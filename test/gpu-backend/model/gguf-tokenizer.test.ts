@@ -60,7 +60,7 @@ test('BOS goes before a prompt where the metadata or the family says so', () => 
   expect(added('qwen2', { 'tokenizer.ggml.add_bos_token': true })).toBe(true)
 })
 
-test('a SentencePiece vocabulary is refused by name', () => {
-  const spm = new Map([...metadata('llama-bpe'), ['tokenizer.ggml.model', 'llama']])
-  expect(() => readGgufTokenizer(spm)).toThrow('"tokenizer.ggml.model" is "llama"')
+test('a kind that is not supported is refused by name', () => {
+  const unigram = new Map([...metadata('llama-bpe'), ['tokenizer.ggml.model', 't5']])
+  expect(() => readGgufTokenizer(unigram)).toThrow('"tokenizer.ggml.model" is "t5"')
 })

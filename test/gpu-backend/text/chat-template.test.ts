@@ -9,7 +9,7 @@ import { tinyTokenizerJson } from '../../support/tiny-model.ts'
 import { TINY_CHAT_TEMPLATE, TINY_SPECIALS } from '../../support/tiny-tokenizer.ts'
 
 const source: TokenizerSource = {
-  tokenizerJson: tinyTokenizerJson(),
+  vocabulary: { kind: 'byteLevel', tokenizerJson: tinyTokenizerJson() },
   chatTemplate: TINY_CHAT_TEMPLATE,
   bosToken: '<|im_start|>',
   eosToken: '<|im_end|>',

@@ -19,7 +19,7 @@ const vectors: TokenizerVectors = JSON.parse(
 )
 
 const source: TokenizerSource = {
-  tokenizerJson: tinyTokenizerJson(),
+  vocabulary: { kind: 'byteLevel', tokenizerJson: tinyTokenizerJson() },
   chatTemplate: null,
   bosToken: '<|im_start|>',
   eosToken: '<|im_end|>',
@@ -87,7 +87,10 @@ describe('createTokenizer', () => {
     const strips = { id: 304, content: '<strip>', special: true, lstrip: true, rstrip: true }
     const stripping = createTokenizer({
       ...source,
-      tokenizerJson: { ...json, added_tokens: [...json.added_tokens, strips] },
+      vocabulary: {
+        kind: 'byteLevel',
+        tokenizerJson: { ...json, added_tokens: [...json.added_tokens, strips] },
+      },
     })
     const ids = stripping.encode('a <strip> b', { specials: true })
     expect(ids).toEqual([
@@ -102,7 +105,10 @@ describe('createTokenizer', () => {
     const spaces = { id: 304, content: '        ', special: false }
     const indenting = createTokenizer({
       ...source,
-      tokenizerJson: { ...json, added_tokens: [...json.added_tokens, spaces] },
+      vocabulary: {
+        kind: 'byteLevel',
+        tokenizerJson: { ...json, added_tokens: [...json.added_tokens, spaces] },
+      },
     })
     expect(indenting.encode('        x', { specials: false })[0]).toBe(304)
     expect(indenting.tokenBytes(304)).toEqual(new Uint8Array(8).fill(0x20))
