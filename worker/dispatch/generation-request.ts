@@ -53,8 +53,8 @@ export function boundToolTokens(tools: unknown): number {
 }
 
 /**
- * An upper bound of the prompt's tokens: no tokenizer of ours makes more tokens than a text has bytes, and one,
- * and everything that a template can render stands in the body.
+ * An upper bound of the prompt's tokens: they are at most a text's bytes and one, and a text in the body has
+ * quotes besides; everything that a template can render stands in the body.
  */
 export function boundPromptTokens(bodySizeBytes: number, messageCount: number): number {
   return bodySizeBytes + TEMPLATE_TOKENS + TEMPLATE_TOKENS_A_MESSAGE * messageCount
