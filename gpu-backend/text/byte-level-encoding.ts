@@ -1,8 +1,8 @@
 import { Tokenizer as LibraryTokenizer } from '@huggingface/tokenizers'
 import type { ByteLevelVocabulary } from '../model/model-source.ts'
 import type { WholeToken } from './split-at-tokens.ts'
+import type { TextEncoding } from './text-encoding.ts'
 import { vocabularySchema } from './token-bytes.ts'
-import type { TextEncoding } from './tokenizer.ts'
 
 /** Byte-level BPE. Control tokens are kept out of the library, which would see them in any text. */
 export function createByteLevelEncoding({ tokenizerJson }: ByteLevelVocabulary): TextEncoding {

@@ -1,7 +1,7 @@
 import { BLANK, type MergeOrder, type PieceVocabulary } from '../model/piece-vocabulary.ts'
 import { mergePieces, type RankOf } from './merge-pieces.ts'
 import { createSplitter, type WholeToken } from './split-at-tokens.ts'
-import type { TextEncoding } from './tokenizer.ts'
+import type { TextEncoding } from './text-encoding.ts'
 
 /** Encodes by a SentencePiece vocabulary. What no piece spells becomes bytes, so that nothing is lost. */
 export function createPieceEncoding(vocabulary: PieceVocabulary): TextEncoding {

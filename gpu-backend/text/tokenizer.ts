@@ -1,7 +1,7 @@
 import type { TokenizerSource } from '../model/model-source.ts'
 import { createByteLevelEncoding } from './byte-level-encoding.ts'
 import { createPieceEncoding } from './piece-encoder.ts'
-import { createSplitter, type SplitAtTokens, type WholeToken } from './split-at-tokens.ts'
+import { createSplitter, type SplitAtTokens } from './split-at-tokens.ts'
 import { listTokenBytes } from './token-bytes.ts'
 
 export interface Tokenizer {
@@ -28,13 +28,6 @@ export interface Tokenizer {
   readonly tokenBytes: (id: number) => Uint8Array
   /** Whether the blank that a prompt's bytes begin with was written by the tokenizer. */
   readonly addsBlank: boolean
-}
-
-/** What the kinds of vocabularies differ in. */
-export interface TextEncoding {
-  readonly specials: ReadonlyMap<string, WholeToken>
-  /** Never makes a control token. `isStart`: whether a prompt begins with the text. */
-  readonly encode: (text: string, isStart: boolean) => number[]
 }
 
 export function createTokenizer(source: TokenizerSource): Tokenizer {

@@ -3,9 +3,15 @@ import { describe, expect, test } from 'vitest'
 import { createServedModel } from '../../../gpu-backend/api/served-model.ts'
 import { createDetokenizer } from '../../../gpu-backend/decode/detokenizer.ts'
 import { readPieceTokenizer } from '../../../gpu-backend/model/piece-tokenizer-json.ts'
+import { readSentencePieceModel } from '../../../gpu-backend/model/sentencepiece-model.ts'
 import { createTokenizer } from '../../../gpu-backend/text/tokenizer.ts'
 import { TINY_CONFIG } from '../../support/tiny-model.ts'
-import { PIECE_VECTORS, sourceOfPieces, TINY_PIECES } from '../../support/tiny-pieces.ts'
+import {
+  PIECE_VECTORS,
+  PIECES_MODEL,
+  sourceOfPieces,
+  TINY_PIECES,
+} from '../../support/tiny-pieces.ts'
 
 const { cases, tokenizerJson, metaspace } = PIECE_VECTORS
 
@@ -121,4 +127,9 @@ describe('a tokenizer.json with byte_fallback is refused', () => {
   ])('%s', (_, change, message) => {
     expect(() => readPieceTokenizer({ ...tokenizerJson, ...change })).toThrow(message)
   })
+})
+
+test('a tokenizer.model that is cut off is refused', () => {
+  const cut = () => readSentencePieceModel(PIECES_MODEL.subarray(0, 1001))
+  expect(cut).toThrow(/^tokenizer.model/)
 })
