@@ -75,6 +75,8 @@ function scheduleMishaps(world: World): void {
   const { chance, time } = world
   const mishaps = [
     () => world.hosts[chance.between(0, world.hosts.length - 1)]?.evict(),
+    () => world.revokeKey(world.keys[chance.between(0, world.keys.length - 1)]),
+    () => world.dropShards(world.accounts[chance.between(0, world.accounts.length - 1)]),
     () => {
       world.isLedgerUp = !world.isLedgerUp
     },

@@ -155,12 +155,12 @@ export class AccountShard {
     return this.collect()
   }
 
-  /** Returns all that is left, and says so; the message needs no answer. */
+  /** Returns all that is left, and says so; and again before long, as nobody may have heard it. */
   collect(): readonly LeaseReport[] {
     this.#options.arm(Date.now())
-    return this.#options
-      .transact(() => this.#stores.shardLeases.list().map((lease) => this.#return(lease)))
-      .map((lease) => this.#compose(lease))
+    const unused = this.#stores.shardLeases.list().filter((lease) => this.#leftOf(lease) > 0)
+    this.#report(unused.map(({ keyId }) => keyId))
+    return this.describe()
   }
 
   /** What leases stand at. */
