@@ -104,7 +104,12 @@ export type AdmitResult =
   /** More urgent than the key may be, which is `keyTier`. */
   | { readonly outcome: 'tier_not_allowed'; readonly keyTier: Tier }
   /** `tier` where it is what holds the request back: a more urgent one would be let in. */
-  | (LimitName & { readonly outcome: 'too_many_at_once'; readonly tier?: Tier })
+  | (LimitName & {
+      readonly outcome: 'too_many_at_once'
+      readonly tier?: Tier
+      /** Of one of several objects: another one may let it in. */
+      readonly isShare?: true
+    })
   | (Standing & {
       readonly outcome: 'over_budget'
       readonly scope: LimitScope

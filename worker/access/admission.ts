@@ -204,6 +204,7 @@ export function confineToShare(
   { worstCaseTokenCount }: AdmitRequest,
 ): Admission {
   if (admission.outcome === 'rate_limited') return { ...admission, standsForMs: 0 }
+  if (admission.outcome === 'too_many_at_once') return { ...admission, isShare: true }
   const limit = scopes.at(-1)?.meter.tokensPerMinute ?? null
   if (admission.outcome !== 'admitted' || limit === null || worstCaseTokenCount <= limit)
     return admission
