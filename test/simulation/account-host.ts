@@ -1,5 +1,5 @@
 import type { SQLInputValue } from 'node:sqlite'
-import type { AccountBindings } from '../../worker/access/account-ledger.ts'
+import type { AccountBindings } from '../../worker/access/account-ledger-object.ts'
 import { AccountObject } from '../../worker/access/account-object.ts'
 import { MemoryDatabase } from './memory-database.ts'
 import type { Network } from './network.ts'

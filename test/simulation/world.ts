@@ -1,7 +1,7 @@
 import { keccak256 } from 'viem'
 import type { Digest } from '../../protocol/digest.ts'
 import type { SettleResult } from '../../worker/access/account-contract.ts'
-import type { AccountBindings } from '../../worker/access/account-ledger.ts'
+import type { AccountBindings } from '../../worker/access/account-ledger-object.ts'
 import type { AccountObject } from '../../worker/access/account-object.ts'
 import {
   accountSettingsSchema,

@@ -9,7 +9,7 @@ import type {
   RotateKeyResult,
 } from './account-contract.ts'
 import { AccountKeys } from './account-keys.ts'
-import { AccountLedger } from './account-ledger.ts'
+import { AccountLedger } from './account-ledger-object.ts'
 import { AccountMembers } from './account-members.ts'
 import type {
   AccountLimits,
