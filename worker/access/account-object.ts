@@ -230,15 +230,19 @@ export class AccountObject extends AccountLedger {
     const states = await this.shards.read()
     const own = this.#describe(this.books.requireAccount(), Date.now())
     const counters = { ...own.counters }
-    let { openReservationCount, outboxCount } = own
+    let { openReservationCount, outboxCount, lastAlarmError } = own
     for (const state of states) {
+      if (state === null) {
+        lastAlarmError ??= 'A shard does not answer.'
+        continue
+      }
       openReservationCount += state.openReservationCount
       outboxCount += state.outboxCount
       counters.swept += state.counters.swept
       counters.released += state.counters.released
       counters.clamped += state.counters.clamped
     }
-    return { ...own, openReservationCount, outboxCount, counters }
+    return { ...own, openReservationCount, outboxCount, lastAlarmError, counters }
   }
 
   #insertAccount(limits: AccountLimits, nowMs: number): void {

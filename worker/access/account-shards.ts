@@ -88,11 +88,11 @@ export class AccountShards {
     return true
   }
 
-  /** Hears all shards out, and says what they have under way. */
-  read(): Promise<readonly ShardState[]> {
+  /** Hears all shards out, and says what they have under way; null for one that does not answer. */
+  read(): Promise<readonly (ShardState | null)[]> {
     return this.#callAll(async (shard, port) => {
-      const state = await port.readShard()
-      this.#hear(shard, state.leases)
+      const state = await port.readShard().catch(() => null)
+      if (state !== null) this.#hear(shard, state.leases)
       return state
     })
   }
