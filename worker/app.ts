@@ -15,6 +15,9 @@ const GUARDS: Record<NonNullable<Operation['key']>, MiddlewareHandler<AppEnv>> =
   admin: requireAdminKey,
 }
 
+/** Endpoints of OpenAI that are not here, and whose paths would pass for an id. */
+const NOT_OFFERED = ['/v1/responses/compact', '/v1/responses/input_tokens']
+
 /** The gateway's HTTP surface: who may call what, and one handler for every error. */
 export function createApp(): Hono<AppEnv> {
   const app = new Hono<AppEnv>()
@@ -24,6 +27,7 @@ export function createApp(): Hono<AppEnv> {
     await next()
   })
   app.use('/v1/*', allowOrigins)
+  for (const path of NOT_OFFERED) app.all(path, (c) => c.notFound())
   for (const { method, path, key, handler } of ALL_OPERATIONS) {
     if (key !== null) app.on(method, [path], GUARDS[key])
     app.on(method, [path], handler)

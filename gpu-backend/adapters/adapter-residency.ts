@@ -34,9 +34,10 @@ export interface ResidencyStats {
 export interface AdapterResidency {
   /**
    * Resolves when the content is in the engine, where it stays until the function returned is
-   * called, once. Asks for one content share one load; what fails is tried again for other owners. What is in the engine never waits; what is
-   * not waits its turn and for memory that nobody uses. Rejects with what `read` rejects with, with
-   * `overloaded` when too many wait, and when the signal is aborted.
+   * called, once. Asks for one content share one load; what fails is tried again for other owners.
+   * What is in the engine never waits; what is not waits its turn and for memory that nobody uses.
+   * Rejects with what `read` rejects with, with `overloaded` when too many wait, and when the
+   * signal is aborted.
    */
   readonly hold: (content: AdapterContent, signal?: AbortSignal) => Promise<() => void>
   /** Nobody uses it or will ask for it again: it goes. */

@@ -90,6 +90,7 @@ test('an account’s windows are set and changed by its operator; a wrong one is
     const { error } = await gateway.admin('PATCH', path, { window_budgets: wrong })
     expect(error).toMatchObject({ code: 'invalid_request' })
     expect(error.param).toMatch(/^window_budgets/)
+    expect(error.message).not.toMatch(/durationMs|limitMicroUsd/)
   }
 })
 

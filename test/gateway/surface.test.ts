@@ -220,11 +220,11 @@ test('unknown fields reach the backend untouched, as the bytes they came in', as
 })
 
 test('paths and methods that are not there are told in JSON', async () => {
-  const missing = await gateway.call('/v1/nothing')
-  expect([missing.status, (await missing.json()) as object]).toMatchObject([
-    404,
-    { error: { code: 'not_found' } },
-  ])
+  for (const path of ['/v1/nothing', '/v1/responses/compact']) {
+    const missing = await gateway.call(path, { method: 'POST' })
+    expect(await missing.json()).toMatchObject({ error: { code: 'not_found' } })
+    expect(missing.status).toBe(404)
+  }
   const wrong = await gateway.call('/v1/chat/completions')
   expect(wrong.headers.get('allow')).toBe('POST')
   expect([wrong.status, (await wrong.json()) as object]).toMatchObject([

@@ -1,7 +1,16 @@
 import { z } from 'zod'
 
 const DAY_MS = 86_400_000
-const MAX_ROLLING_MS = 92 * DAY_MS
+export const MIN_ROLLING_MS = 1_000
+export const MAX_ROLLING_MS = 92 * DAY_MS
+
+/** Of one key, member or account. */
+export const MAX_WINDOW_BUDGETS = 4
+export const EACH_WINDOW_ONCE = 'must name each window once'
+
+export function nameEachWindowOnce(budgets: readonly { readonly window: string }[]): boolean {
+  return new Set(budgets.map(({ window }) => window)).size === budgets.length
+}
 
 const limitSchema = z.int().min(0)
 
@@ -12,17 +21,14 @@ const windowBudgetSchema = z.discriminatedUnion('window', [
     window: z.literal('rolling'),
     limitMicroUsd: limitSchema,
     /** A spend counts until this long after it, milliseconds. */
-    durationMs: z.int().min(1_000).max(MAX_ROLLING_MS),
+    durationMs: z.int().min(MIN_ROLLING_MS).max(MAX_ROLLING_MS),
   }),
 ])
 
 export const windowBudgetsSchema = z
   .array(windowBudgetSchema)
-  .max(4)
-  .refine(
-    (budgets) => new Set(budgets.map(({ window }) => window)).size === budgets.length,
-    'must name each window once',
-  )
+  .max(MAX_WINDOW_BUDGETS)
+  .refine(nameEachWindowOnce, EACH_WINDOW_ONCE)
 
 export type WindowBudgetSettings = z.infer<typeof windowBudgetSchema>
 export type BudgetWindow = WindowBudgetSettings['window']

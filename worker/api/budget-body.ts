@@ -1,9 +1,13 @@
 import { z } from 'zod'
 import { type Budget, remainingBudget } from '../access/budget.ts'
 import {
+  EACH_WINDOW_ONCE,
+  MAX_ROLLING_MS,
+  MAX_WINDOW_BUDGETS,
+  MIN_ROLLING_MS,
+  nameEachWindowOnce,
   type WindowBudgetSettings,
   type WindowSpending,
-  windowBudgetsSchema,
 } from '../access/budget-window.ts'
 
 const budgetShape = {
@@ -49,28 +53,27 @@ export function composeWindowBodies(
   }))
 }
 
+const limitSchema = z.int().min(0)
+
 /** Budgets that come back, as callers set them: all of them, each window once. */
 export const windowBudgetsBodySchema = z
   .array(
-    z.strictObject({
-      window: z.enum(['day', 'week', 'month', 'rolling']),
-      limit_micro_usd: z.int().min(0),
-      duration_ms: z.int().optional(),
+    z.discriminatedUnion('window', [
+      z.strictObject({ window: z.enum(['day', 'week', 'month']), limit_micro_usd: limitSchema }),
+      z.strictObject({
+        window: z.literal('rolling'),
+        limit_micro_usd: limitSchema,
+        duration_ms: z.int().min(MIN_ROLLING_MS).max(MAX_ROLLING_MS),
+      }),
+    ]),
+  )
+  .max(MAX_WINDOW_BUDGETS)
+  .refine(nameEachWindowOnce, EACH_WINDOW_ONCE)
+  .transform((bodies) =>
+    bodies.map((body): WindowBudgetSettings => {
+      const limitMicroUsd = body.limit_micro_usd
+      return body.window === 'rolling'
+        ? { window: body.window, limitMicroUsd, durationMs: body.duration_ms }
+        : { window: body.window, limitMicroUsd }
     }),
   )
-  .transform((bodies) =>
-    bodies.map(({ window, limit_micro_usd, duration_ms }) => ({
-      window,
-      limitMicroUsd: limit_micro_usd,
-      ...(duration_ms !== undefined && { durationMs: duration_ms }),
-    })),
-  )
-  .transform((budgets, ctx): WindowBudgetSettings[] => {
-    const parsed = windowBudgetsSchema.safeParse(budgets)
-    if (parsed.success) return parsed.data
-    for (const { message, path } of parsed.error.issues) {
-      const wirePath = path.map((part) => (part === 'durationMs' ? 'duration_ms' : part))
-      ctx.addIssue({ code: 'custom', message, path: wirePath })
-    }
-    return z.NEVER
-  })
