@@ -137,6 +137,7 @@ export class DevicePages implements KvStore {
         [rowGroupInputs('chunk').pages]: this.#listPages(ranges.chunk),
       },
       outputs: [],
+      int8Outputs: [],
       deviceOutputs: this.#deviceOutputs,
     }
   }
@@ -200,7 +201,7 @@ export class DevicePages implements KvStore {
         [COPY_FROM]: int64s(sources, [batch.length]),
         [COPY_TO]: int64s(slots.flat(), [batch.length, this.#headCount, 1, PAGE_LENGTH, 4]),
       }
-      await this.#copySession.run(feeds, [], this.#deviceOutputs)
+      await this.#copySession.run(feeds, [], { deviceOutputs: this.#deviceOutputs })
       this.#copies = this.#copies.slice(batch.length)
     }
   }

@@ -1,10 +1,11 @@
 import assert from 'node:assert/strict'
 import type { PageContent } from '../engine/model-runner.ts'
 import {
-  listKvParts,
+  type KvForm,
   PAGE_LENGTH,
   PRESENT,
-  pagesInput,
+  PRESENT_INTEGERS,
+  PRESENT_PEAKS,
   type RowGroup,
 } from '../model/graph-inputs.ts'
 import type { ModelConfig } from '../model/model-source.ts'
@@ -13,10 +14,12 @@ import {
   createPagedRow,
   type KvStep,
   type KvStore,
+  type NewHeads,
   type PagedRow,
   type PageRange,
   type RunningRow,
 } from './kv-store.ts'
+import { createPageArrays, type PageArray, pageOf, writeToken } from './page-arrays.ts'
 import type { Tensor } from './session.ts'
 
 /** Pages first … first + count − 1 of the cache, zero-copy. */
@@ -35,9 +38,9 @@ export interface HostRange extends PageRange {
  */
 export class HostPages implements KvStore {
   readonly pageCount: number
-  readonly #heads: number
-  readonly #headSize: number
-  readonly #layers: readonly { readonly k: Float32Array; readonly v: Float32Array }[]
+  readonly #partCount: number
+  readonly #kvForm: KvForm
+  readonly #arrays: readonly PageArray[]
   readonly #owners: ({ row: PagedRow; index: number } | null)[]
   /** Places that hold anything but zeros. */
   readonly #isUsed: Uint8Array
@@ -47,14 +50,11 @@ export class HostPages implements KvStore {
   readonly #ranges = new Map<RowGroup, HostRange>()
   #nextId = 1
 
-  constructor(config: ModelConfig, budgetTokens: number) {
+  constructor(config: ModelConfig, budgetTokens: number, kvForm: KvForm) {
     this.pageCount = countBudgetPages(budgetTokens)
-    this.#heads = config.kvHeadCount
-    this.#headSize = config.headSize
-    this.#layers = Array.from({ length: config.layerCount }, () => ({
-      k: new Float32Array(this.pageCount * this.#pageSize),
-      v: new Float32Array(this.pageCount * this.#pageSize),
-    }))
+    this.#partCount = 2 * config.layerCount
+    this.#kvForm = kvForm
+    this.#arrays = createPageArrays(config, this.pageCount, kvForm)
     this.#owners = new Array(this.pageCount).fill(null)
     this.#isUsed = new Uint8Array(this.pageCount)
     this.#places = Int32Array.from({ length: this.pageCount }, (_, page) => page)
@@ -78,7 +78,7 @@ export class HostPages implements KvStore {
   copyPage(from: number, to: number): void {
     const [source, target] = [this.#placeOf(from), this.#placeOf(to)]
     assert(this.#owners[target] === null, `Page ${to} is no row's when another is copied into it.`)
-    this.#forEachArray((array) => this.#slice(array, target).set(this.#slice(array, source)))
+    for (const array of this.#arrays) pageOf(array, target).set(pageOf(array, source))
     this.#isUsed[target] = 1
   }
 
@@ -92,16 +92,15 @@ export class HostPages implements KvStore {
     const pick = (group: RowGroup) => rows.filter((row) => row.group === group).map((row) => row.kv)
     const ranges = this.arrange({ decode: pick('decode'), chunk: pick('chunk') })
     const feeds = { ...ranges.decode.feeds, ...ranges.chunk.feeds }
-    return { ranges, feeds, outputs: [PRESENT], deviceOutputs: {} }
+    if (this.#kvForm === 'float32') {
+      return { ranges, feeds, outputs: [PRESENT], int8Outputs: [], deviceOutputs: {} }
+    }
+    const outputs = { outputs: [PRESENT_PEAKS], int8Outputs: [PRESENT_INTEGERS] } as const
+    return { ranges, feeds, ...outputs, deviceOutputs: {} }
   }
 
-  append(
-    rows: readonly RunningRow[],
-    results: Readonly<Partial<Record<typeof PRESENT, Float32Array>>>,
-  ): void {
-    const present = results[PRESENT]
-    assert(present, 'The run gave its keys and values.')
-    for (const row of rows) this.#appendRow(row, present)
+  append(rows: readonly RunningRow[], results: NewHeads): void {
+    for (const row of rows) this.#appendRow(row, results)
   }
 
   close(): void {}
@@ -120,42 +119,22 @@ export class HostPages implements KvStore {
     }
   }
 
-  /** `present`: a run's keys then values of every layer, [2L, T, KV, D]. */
-  #appendRow({ kv: row, firstToken, tokenCount }: RunningRow, present: Float32Array): void {
-    const tokenSize = this.#heads * this.#headSize
-    const partSize = present.length / (2 * this.#layers.length)
+  #appendRow({ kv: row, firstToken, tokenCount }: RunningRow, results: NewHeads): void {
     for (let i = 0; i < tokenCount; i++) {
-      if (row.length % PAGE_LENGTH === 0) this.#beginPage(row)
-      const page = row.pages.at(-1)
-      assert(page !== undefined, 'A row that holds tokens has a page.')
-      const slot = (page * this.#heads * PAGE_LENGTH + (row.length % PAGE_LENGTH)) * this.#headSize
-      let from = (firstToken + i) * tokenSize
-      for (const part of ['k', 'v'] as const) {
-        for (const layer of this.#layers) {
-          this.#writeHeads(layer[part], slot, present.subarray(from, from + tokenSize))
-          from += partSize
-        }
+      const slot = row.length % PAGE_LENGTH
+      if (slot === 0) this.#beginPage(row)
+      const place = row.pages.at(-1)
+      assert(place !== undefined, 'A row that holds tokens has a page.')
+      for (const array of this.#arrays) {
+        const heads = results[array.source]
+        assert(heads, 'The run gave its keys and values.')
+        const partSize = heads.length / this.#partCount
+        const tokenSize = array.size / PAGE_LENGTH
+        const from = array.part * partSize + (firstToken + i) * tokenSize
+        writeToken(array, { place, slot }, heads, from)
       }
       row.length += 1
     }
-  }
-
-  /** Writes a token's `heads` [KV, D] at `slot` of its page's first head, and so on. */
-  #writeHeads(array: Float32Array, slot: number, heads: Float32Array): void {
-    const stride = (PAGE_LENGTH - 1) * this.#headSize
-    let to = slot
-    let d = 0
-    for (const value of heads) {
-      array[to++] = value
-      if (++d === this.#headSize) {
-        d = 0
-        to += stride
-      }
-    }
-  }
-
-  get #pageSize(): number {
-    return this.#heads * PAGE_LENGTH * this.#headSize
   }
 
   #beginPage(row: PagedRow): void {
@@ -163,7 +142,7 @@ export class HostPages implements KvStore {
     assert(page !== undefined, 'A row has a page for each of its tokens.')
     const place = this.#placeOf(page)
     // What an earlier row left may be NaN, which no mask can hide.
-    if (this.#isUsed[place]) this.#forEachArray((array) => this.#slice(array, place).fill(0))
+    if (this.#isUsed[place]) for (const array of this.#arrays) pageOf(array, place).fill(0)
     this.#isUsed[place] = 1
     this.#hang(row, page)
   }
@@ -196,13 +175,12 @@ export class HostPages implements KvStore {
   }
 
   #swap(a: number, b: number): void {
-    const saved = new Float32Array(this.#pageSize)
     const isBlank = this.#isUsed[a] === 0
-    this.#forEachArray((array) => {
-      if (!isBlank) saved.set(this.#slice(array, a))
-      this.#slice(array, a).set(this.#slice(array, b))
-      if (!isBlank) this.#slice(array, b).set(saved)
-    })
+    for (const array of this.#arrays) {
+      const saved = isBlank ? null : pageOf(array, a).slice()
+      pageOf(array, a).set(pageOf(array, b))
+      if (saved) pageOf(array, b).set(saved)
+    }
     this.#isUsed[a] = 1
     const [ownerA, ownerB] = [this.#owners[a] ?? null, this.#owners[b] ?? null]
     const [numberA, numberB] = [this.#numbers[a] ?? a, this.#numbers[b] ?? b]
@@ -221,30 +199,14 @@ export class HostPages implements KvStore {
     const first = Math.min(from, this.pageCount - count)
     const known = this.#ranges.get(group)
     if (known?.first === first && known.count === count) return known
-    const dims = [count, this.#heads, 1, PAGE_LENGTH, this.#headSize]
     const feeds: Record<string, Tensor> = {}
-    for (const { part, layer } of listKvParts(this.#layers.length)) {
-      const data = this.#layers[layer]?.[part].subarray(
-        first * this.#pageSize,
-        (first + count) * this.#pageSize,
-      )
-      assert(data, 'A layer has keys and values.')
-      feeds[pagesInput(group, { part, layer })] = { data, dims }
+    for (const { data, size, dims, inputOf } of this.#arrays) {
+      const inRange = data.subarray(first * size, (first + count) * size)
+      feeds[inputOf(group)] = { data: inRange, dims: [count, ...dims] }
     }
     const range = { first, count, feeds, indexOf: (place: number) => place - first }
     this.#ranges.set(group, range)
     return range
-  }
-
-  #slice(array: Float32Array, page: number): Float32Array {
-    return array.subarray(page * this.#pageSize, (page + 1) * this.#pageSize)
-  }
-
-  #forEachArray(visit: (array: Float32Array) => void): void {
-    for (const { k, v } of this.#layers) {
-      visit(k)
-      visit(v)
-    }
   }
 }
 

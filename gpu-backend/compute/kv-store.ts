@@ -1,5 +1,11 @@
 import type { KvRow, PageContent } from '../engine/model-runner.ts'
-import { PAGE_LENGTH, type PRESENT, type RowGroup } from '../model/graph-inputs.ts'
+import {
+  PAGE_LENGTH,
+  type PRESENT,
+  type PRESENT_INTEGERS,
+  type PRESENT_PEAKS,
+  type RowGroup,
+} from '../model/graph-inputs.ts'
 import type { DeviceOutputs, Feeds } from './session.ts'
 
 /** A sequence's place in the cache. */
@@ -34,8 +40,16 @@ export type GroupRanges = Readonly<Record<RowGroup, PageRange>>
 export interface KvStep {
   readonly ranges: GroupRanges
   readonly feeds: Feeds
-  readonly outputs: readonly (typeof PRESENT)[]
+  readonly outputs: readonly (typeof PRESENT | typeof PRESENT_PEAKS)[]
+  readonly int8Outputs: readonly (typeof PRESENT_INTEGERS)[]
   readonly deviceOutputs: DeviceOutputs
+}
+
+/** What a run gave of its step's outputs. */
+export interface NewHeads {
+  readonly [PRESENT]?: Float32Array
+  readonly [PRESENT_PEAKS]?: Float32Array
+  readonly [PRESENT_INTEGERS]?: Int8Array
 }
 
 /**
@@ -54,10 +68,7 @@ export interface KvStore {
   readonly freeRow: (row: PagedRow) => void
   readonly prepare: (rows: readonly RunningRow[]) => Promise<KvStep> | KvStep
   /** After the run: the rows hold their new tokens. */
-  readonly append: (
-    rows: readonly RunningRow[],
-    results: Readonly<Partial<Record<typeof PRESENT, Float32Array>>>,
-  ) => void
+  readonly append: (rows: readonly RunningRow[], results: NewHeads) => void
   readonly close: () => Promise<void> | void
 }
 

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import type { LoraWeights } from '../adapters/lora-weights.ts'
 import type { KvRow, ModelRunner, PageContent, StepRow } from '../engine/model-runner.ts'
-import { EMBEDDINGS, LOGITS, PAGE_LENGTH, STATES } from '../model/graph-inputs.ts'
+import { EMBEDDINGS, type KvForm, LOGITS, PAGE_LENGTH, STATES } from '../model/graph-inputs.ts'
 import type { AccuracyLevel } from '../model/linear-graph.ts'
 import { buildLlamaGraph } from '../model/llama-graph.ts'
 import type { LinearWeights, ModelConfig, ModelSource } from '../model/model-source.ts'
@@ -12,7 +12,14 @@ import { type PlacedRow, planFeeds } from './feeds.ts'
 import { HostPages } from './host-pages.ts'
 import type { KvStore, PagedRow } from './kv-store.ts'
 import { LoraSlots } from './lora-slots.ts'
-import { createSession, type Session, type SessionOptions, type Tensor } from './session.ts'
+import {
+  areProductsExact,
+  createSession,
+  type ExecutionProvider,
+  type Session,
+  type SessionOptions,
+  type Tensor,
+} from './session.ts'
 
 export interface ModelRunnerOptions extends SessionOptions {
   /** Tokens of KV cache, reserved at once; rounded down to pages of 64. */
@@ -38,16 +45,27 @@ export async function createModelRunner(
   const { config } = source
   const { accuracyLevel = 4, executionProvider, kvBudgetTokens } = options
   const isWebGpu = executionProvider === 'webgpu'
+  const kvForm = await chooseKvForm(source, executionProvider)
   const model = buildLlamaGraph(source, {
     accuracyLevel,
+    kvForm,
     kvLocation: isWebGpu ? 'device' : 'host',
     hasFusedMatMul: !isWebGpu,
   })
   const session = await createSession(model, options)
   const pages = isWebGpu
     ? await DevicePages.create(config, kvBudgetTokens, options)
-    : new HostPages(config, kvBudgetTokens)
+    : new HostPages(config, kvBudgetTokens, kvForm)
   return new LlamaRunner(source, session, pages)
+}
+
+/** int8 beside weights of int8, where the processor multiplies integers exactly. */
+async function chooseKvForm(
+  source: ModelSource,
+  executionProvider: ExecutionProvider,
+): Promise<KvForm> {
+  const isInt8 = executionProvider === 'cpu' && source.linear(0, 'k').form === 'rotated8'
+  return isInt8 && (await areProductsExact()) ? 'int8' : 'float32'
 }
 
 /**
@@ -169,7 +187,7 @@ class LlamaRunner implements LoraModelRunner {
         ...loraFeeds,
       },
       [...wanted, ...step.outputs],
-      step.deviceOutputs,
+      { int8Outputs: step.int8Outputs, deviceOutputs: step.deviceOutputs },
     )
     this.#pages.append(placed, results)
     const logits = this.#pickLogits(order, results[LOGITS])

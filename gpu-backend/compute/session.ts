@@ -23,7 +23,7 @@ export interface SessionOptions {
 
 /** What a run takes and gives; `Uint8Array` is bool. The data is not copied: leave it alone during a run. */
 export interface Tensor {
-  readonly data: Float32Array | BigInt64Array | Uint8Array
+  readonly data: Float32Array | BigInt64Array | Uint8Array | Int8Array
   readonly dims: readonly number[]
 }
 
@@ -49,11 +49,11 @@ export interface Session {
    * Runs the graph; it blocks the thread until it is done. Every input must be fed. Gives the
    * outputs that are asked for, in memory of their own.
    */
-  readonly run: <Name extends string>(
+  readonly run: <Name extends string, Integers extends string = never>(
     feeds: Feeds,
     outputs: readonly Name[],
-    deviceOutputs?: DeviceOutputs,
-  ) => Promise<Record<Name, Float32Array>>
+    more?: { readonly int8Outputs?: readonly Integers[]; readonly deviceOutputs?: DeviceOutputs },
+  ) => Promise<Record<Name, Float32Array> & Record<Integers, Int8Array>>
   readonly close: () => Promise<void>
 }
 
@@ -72,12 +72,14 @@ export class ExecutionProviderError extends Error {
 export async function createSession(model: OnnxModel, options: SessionOptions): Promise<Session> {
   const session = await loadModel(model, options)
   return {
-    run: async (feeds, outputs, deviceOutputs = {}) => {
+    run: async (feeds, outputs, { int8Outputs = [], deviceOutputs = {} } = {}) => {
       const fetches: Record<string, ort.Tensor | null> = toOrtTensors(deviceOutputs)
-      for (const name of outputs) fetches[name] = null
+      for (const name of [...outputs, ...int8Outputs]) fetches[name] = null
       const results = await session.run(toOrtTensors(feeds), fetches)
-      const entries = outputs.map((name) => [name, readFloats(results[name], name)])
-      return Object.fromEntries(entries)
+      return Object.fromEntries([
+        ...outputs.map((name) => [name, readFloats(results[name], name)]),
+        ...int8Outputs.map((name) => [name, readIntegers(results[name], name)]),
+      ])
     },
     close: () => session.release(),
   }
@@ -123,8 +125,7 @@ async function loadModel(
   { executionProvider, threadCount }: SessionOptions,
   more: ort.InferenceSession.SessionOptions = {},
 ): Promise<ort.InferenceSession> {
-  products ??= planProducts()
-  const extra = await products
+  const extra = (await areProductsExact()) ? {} : { session: { x64quantprecision: '1' } }
   const load = (providers: readonly string[]) =>
     ort.InferenceSession.create(model.proto, {
       executionProviders: providers,
@@ -152,26 +153,31 @@ const LOG_ERRORS = 3
 
 /**
  * ONNX Runtime multiplies uint8 by int8 fast, and on x64 processors without VNNI wrong where two products
- * pass 16 bits, unless it is told to be exact, which makes it slower on all processors. So the processor is asked.
+ * pass 16 bits, unless it is told to be exact, which makes it slower on all processors, and of which it hears
+ * only for weights. So the processor is asked, once a thread.
  */
-async function planProducts(): Promise<Record<string, unknown>> {
+export function areProductsExact(): Promise<boolean> {
+  products ??= askForProducts()
+  return products
+}
+
+let products: Promise<boolean> | undefined
+
+async function askForProducts(): Promise<boolean> {
   const { proto, weights } = buildOverflowProbe()
   const session = await ort.InferenceSession.create(proto, { externalData: weights })
   try {
     for (const input of PROBE_INPUTS) {
       const { y } = await session.run(toOrtTensors({ x: input }))
       if (!readFloats(y, 'y').every((value) => value === EXACT_PRODUCT)) {
-        return { session: { x64quantprecision: '1' } }
+        return false
       }
     }
-    return {}
+    return true
   } finally {
     await session.release()
   }
 }
-
-/** Asked once a thread. */
-let products: Promise<Record<string, unknown>> | undefined
 
 const NEEDS = {
   webgpu:
@@ -198,7 +204,9 @@ function toOrtTensor(tensor: Tensor | DeviceTensor): ort.Tensor {
       ? new ort.Tensor('bool', data, dims)
       : data instanceof Float32Array
         ? new ort.Tensor('float32', data, dims)
-        : new ort.Tensor('int64', data, dims)
+        : data instanceof Int8Array
+          ? new ort.Tensor('int8', data, dims)
+          : new ort.Tensor('int64', data, dims)
   ortTensors.set(tensor, created)
   return created
 }
@@ -206,4 +214,9 @@ function toOrtTensor(tensor: Tensor | DeviceTensor): ort.Tensor {
 function readFloats(tensor: ort.Tensor | undefined, name: string): Float32Array {
   if (tensor?.data instanceof Float32Array) return tensor.data
   throw new TypeError(`The graph's output "${name}" is not float32.`)
+}
+
+function readIntegers(tensor: ort.Tensor | undefined, name: string): Int8Array {
+  if (tensor?.data instanceof Int8Array) return tensor.data
+  throw new TypeError(`The graph's output "${name}" is not int8.`)
 }

@@ -2,17 +2,20 @@ import {
   CAUSAL_MASK,
   cacheInput,
   cacheOutput,
+  type KvForm,
   type KvLocation,
   type KvPart,
   listKvParts,
   NEW_SLOTS,
   PAGE_LENGTH,
   pagesInput,
+  peaksInput,
   type RowGroup,
   rowGroupInputs,
 } from './graph-inputs.ts'
 import type { ModelConfig } from './model-source.ts'
 import type { OnnxGraph } from './onnx-writer.ts'
+import { scoreIntegers, weighIntegers } from './quantised-pages.ts'
 
 export interface AttentionHeads {
   /** Rotated queries, [T, KV, N/KV, 1, D]. */
@@ -26,6 +29,8 @@ export interface AttentionOptions {
   readonly layer: number
   readonly config: ModelConfig
   readonly kvLocation: KvLocation
+  /** `int8` on the host only. */
+  readonly kvForm: KvForm
 }
 
 interface GroupOptions extends AttentionOptions {
@@ -35,8 +40,7 @@ interface GroupOptions extends AttentionOptions {
 /** Declares what both groups are fed: the rows, and the pages of every layer. */
 export function addAttentionInputs(
   graph: OnnxGraph,
-  config: ModelConfig,
-  kvLocation: KvLocation,
+  { config, kvLocation, kvForm }: Omit<AttentionOptions, 'layer'>,
 ): void {
   for (const group of ['decode', 'chunk'] as const) {
     const inputs = rowGroupInputs(group)
@@ -52,7 +56,7 @@ export function addAttentionInputs(
       continue
     }
     for (const kvPart of listKvParts(config.layerCount)) {
-      graph.input(pagesInput(group, kvPart), 'float32', pageDims(config, `P_${group}`))
+      addPagesInput(graph, kvPart, { group, config, kvForm })
     }
   }
   graph.input(CAUSAL_MASK, 'float32', ['GS', 'S'])
@@ -61,6 +65,23 @@ export function addAttentionInputs(
   for (const kvPart of listKvParts(config.layerCount)) {
     graph.input(cacheInput(kvPart), 'float32', pageDims(config, 'pages'))
   }
+}
+
+function addPagesInput(
+  graph: OnnxGraph,
+  kvPart: KvPart,
+  { group, config, kvForm }: Pick<GroupOptions, 'group' | 'config' | 'kvForm'>,
+): void {
+  const pages = `P_${group}`
+  const dims = pageDims(config, pages)
+  if (kvForm === 'float32') {
+    graph.input(pagesInput(group, kvPart), 'float32', dims)
+    return
+  }
+  const { kvHeadCount, headSize } = config
+  const across = [pages, kvHeadCount, 1, headSize, PAGE_LENGTH]
+  graph.input(pagesInput(group, kvPart), 'int8', kvPart.part === 'k' ? across : dims)
+  graph.input(peaksInput(group, kvPart), 'float32', [pages, kvHeadCount, 1, 1, PAGE_LENGTH])
 }
 
 /** Writes a layer's new keys and values into the cache on the device. */
@@ -123,21 +144,23 @@ export function addGroupAttention(
 }
 
 /**
- * The group's rows: k and v [B, KV, 1, S, D]; q [B, KV, 1, G·S, D] for chunks and [B, KV, G, 1, D]
- * for decode, where a product of one row each reads the keys in place: of several rows it would
+ * The group's rows: k and v [B, KV, 1, S, D]; q [B, KV, 1, G·S, D], but [B, KV, G, 1, D] for decode over
+ * pages of float32, where a product of one row each reads the keys in place: of several rows it would
  * copy them into another order first, which costs more than to read them G times.
  */
 function pickRows(
   graph: OnnxGraph,
   heads: AttentionHeads,
-  { group, config }: GroupOptions,
+  { group, config, kvForm }: GroupOptions,
 ): AttentionHeads {
   const { tokens } = rowGroupInputs(group)
+  const dims = graph.ints([0, config.kvHeadCount, 1, -1, config.headSize])
   const pick = (value: string) => {
     const rows = graph.node('Gather', [value, tokens], { axis: 0 })
-    if (group === 'decode') return rows
+    if (group === 'decode') {
+      return kvForm === 'int8' && value === heads.q ? graph.node('Reshape', [rows, dims]) : rows
+    }
     const byHead = graph.node('Transpose', [rows], { perm: [0, 2, 3, 4, 1, 5] })
-    const dims = graph.ints([0, config.kvHeadCount, 1, -1, config.headSize])
     return graph.node('Reshape', [byHead, dims])
   }
   return { q: pick(heads.q), k: pick(heads.k), v: pick(heads.v) }
@@ -156,24 +179,41 @@ interface Tiles {
 function addOwnTiles(
   graph: OnnxGraph,
   { q, k, v }: AttentionHeads,
-  { group, config }: GroupOptions,
+  { group, config, kvForm }: GroupOptions,
 ): Tiles {
   const scores = graph.timesTransposed(q, k, 5)
-  if (group === 'chunk') return attend(graph, graph.node('Add', [scores, CAUSAL_MASK]), v)
+  if (group === 'chunk') {
+    const masked = graph.node('Add', [scores, CAUSAL_MASK])
+    return attend(graph, masked, (weights) => graph.node('MatMul', [weights, v]))
+  }
   const perKey = config.headCount / config.kvHeadCount
-  const values = perKey === 1 ? v : graph.node('Expand', [v, graph.ints([1, 1, perKey, 1, 1])])
+  const copies = kvForm === 'int8' ? [1, 1, 1, perKey, 1] : [1, 1, perKey, 1, 1]
+  const values = perKey === 1 ? v : graph.node('Expand', [v, graph.ints(copies)])
   return { values, peak: scores, peakWeight: graph.node('Softmax', [scores], { axis: -1 }) } // 1
 }
 
 /** A tile a page of the rows' past. */
 function addPageTiles(graph: OnnxGraph, q: string, options: GroupOptions): Tiles {
-  const { group, layer } = options
+  const { group, layer, kvForm } = options
   const { pageRows, pageMask } = rowGroupInputs(group)
+  if (kvForm === 'int8') return addIntegerTiles(graph, q, options)
   const queries = graph.node('Gather', [q, pageRows], { axis: 0 })
   const keys = pickPages(graph, { part: 'k', layer }, options)
   const scores = graph.timesTransposed(queries, keys, 5)
   const masked = graph.node('Add', [scores, pageMask])
-  return attend(graph, masked, pickPages(graph, { part: 'v', layer }, options))
+  const values = pickPages(graph, { part: 'v', layer }, options)
+  return attend(graph, masked, (weights) => graph.node('MatMul', [weights, values]))
+}
+
+/** The same over pages of int8. */
+function addIntegerTiles(graph: OnnxGraph, q: string, { group, layer }: GroupOptions): Tiles {
+  const { pageRows, pageMask } = rowGroupInputs(group)
+  const pages = (part: KvPart['part']) => ({
+    integers: pagesInput(group, { part, layer }),
+    peaks: peaksInput(group, { part, layer }),
+  })
+  const scores = graph.node('Add', [scoreIntegers(graph, q, pageRows, pages('k')), pageMask])
+  return attend(graph, scores, (weights) => weighIntegers(graph, weights, pages('v')))
 }
 
 /** The group's pages [P, KV, 1, 64, D]. */
@@ -182,11 +222,12 @@ function pickPages(graph: OnnxGraph, kvPart: KvPart, { group, kvLocation }: Grou
   return graph.node('Gather', [cacheInput(kvPart), rowGroupInputs(group).pages], { axis: 0 })
 }
 
-function attend(graph: OnnxGraph, scores: string, v: string): Tiles {
+/** `weigh` gives the sum of the values by their weights. */
+function attend(graph: OnnxGraph, scores: string, weigh: (weights: string) => string): Tiles {
   const weights = graph.node('Softmax', [scores], { axis: -1 })
   const highest = (of: string) => graph.node('ReduceMax', [of], { axes: [-1], keepdims: 1 })
   return {
-    values: graph.node('MatMul', [weights, v]),
+    values: weigh(weights),
     peak: highest(scores),
     peakWeight: highest(weights),
   }

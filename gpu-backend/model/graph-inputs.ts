@@ -66,8 +66,20 @@ export const STATES = 'states'
  */
 export type KvLocation = 'host' | 'device'
 
+/**
+ * What pages on the host hold. `int8`: each head of a token in int8, and its largest value's size, which
+ * stands for 127. A key lies across its page, [D, 64], as products of integers want it.
+ */
+export type KvForm = 'float32' | 'int8'
+
 /** On the host: the step's keys and values, [2L · T, KV, 1, 1, D] float32, T rows a layer of keys (rotated), then of values. */
 export const PRESENT = 'present'
+
+/** The same in int8. */
+export const PRESENT_INTEGERS = 'present.integers'
+
+/** [2L · T, KV, 1, 1, 1] float32: what 127 stands for in each head of {@link PRESENT_INTEGERS}. */
+export const PRESENT_PEAKS = 'present.peaks'
 
 /** On the device: where the step's tokens are written, [T, KV, 4] int64: page, head, 0, position in the page. */
 export const NEW_SLOTS = 'new_slots'
@@ -131,9 +143,14 @@ export function padTiles(tileCount: number): number {
   return tileCount <= 4 ? tileCount : 4 * Math.ceil(tileCount / 4)
 }
 
-/** On the host: the group's pages, [P, KV, 1, 64, D] float32. */
+/** On the host: the group's pages, [P, KV, 1, 64, D]; keys in int8 [P, KV, 1, D, 64]. */
 export function pagesInput(group: RowGroup, { part, layer }: KvPart): string {
   return `${group}.${part}.${layer}`
+}
+
+/** [P, KV, 1, 1, 64] float32: what 127 stands for in each head of a page in int8. */
+export function peaksInput(group: RowGroup, { part, layer }: KvPart): string {
+  return `${group}.${part}_peaks.${layer}`
 }
 
 /**

@@ -134,9 +134,8 @@ function addRotated(
   { name, inputSize }: LinearOptions,
 ): string {
   const size = rotationSize(inputSize)
-  const rotation = graph.matrix(`rotation_${size}`, () => rotationMatrix(size), [size, size])
   const blocks = graph.node('Reshape', [x, graph.ints([-1, size])])
-  const mixed = graph.node('MatMul', [blocks, rotation])
+  const mixed = graph.node('MatMul', [blocks, addRotation(graph, size)])
   const rotated = graph.node('Reshape', [mixed, graph.ints([-1, inputSize])])
   const sizes = graph.node('Abs', [rotated])
   const peaks = graph.node('ReduceMax', [sizes], { axes: [-1], keepdims: 1 }) // [T, 1]
@@ -152,6 +151,11 @@ function addRotated(
     zero,
   ])
   return graph.node('Mul', [y, peaks])
+}
+
+/** [size, size]. */
+export function addRotation(graph: OnnxGraph, size: number): string {
+  return graph.matrix(`rotation_${size}`, () => rotationMatrix(size), [size, size])
 }
 
 /** [in, out] of [out, in]; by tiles, so that both are read and written in whole cache lines. */

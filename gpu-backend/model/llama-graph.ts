@@ -9,6 +9,7 @@ import {
   ATTENTION_ROWS,
   EMBEDDINGS,
   groupSize,
+  type KvForm,
   type KvLocation,
   LINEAR_GROUP_NAMES,
   LINEAR_GROUPS,
@@ -24,15 +25,18 @@ import {
   STATES,
   WANTED_TOKENS,
 } from './graph-inputs.ts'
-import { type AccuracyLevel, addLinear, addLora } from './linear-graph.ts'
+import { type AccuracyLevel, addLinear, addLora, addRotation } from './linear-graph.ts'
 import { linearSizes, type ModelConfig, type ModelSource } from './model-source.ts'
 import { OnnxGraph, type OnnxModel } from './onnx-writer.ts'
+import { addIntegerHeads } from './quantised-pages.ts'
 import { ropeFrequencies } from './rope.ts'
+import { rotationSize } from './rotation.ts'
 
 export interface LlamaGraphOptions {
   /** Activations of quantised layers. */
   readonly accuracyLevel: AccuracyLevel
   readonly kvLocation: KvLocation
+  readonly kvForm: KvForm
   /** See `OnnxGraph`. */
   readonly hasFusedMatMul: boolean
 }
@@ -44,9 +48,9 @@ export interface LlamaGraphOptions {
 export function buildLlamaGraph(source: ModelSource, options: LlamaGraphOptions): OnnxModel {
   const { config } = source
   const { layerCount, hiddenSize, vocabSize } = config
-  const { kvLocation, hasFusedMatMul } = options
+  const { kvLocation, kvForm, hasFusedMatMul } = options
   const graph = new OnnxGraph({ hasFusedMatMul })
-  addInputs(graph, config, kvLocation)
+  addInputs(graph, { config, kvLocation, kvForm })
   addRotaryTables(graph, config)
   const model: ModelContext = { graph, source, options }
 
@@ -60,7 +64,7 @@ export function buildLlamaGraph(source: ModelSource, options: LlamaGraphOptions)
   for (let layer = 0; layer < layerCount; layer++) {
     const heads = addHeads(model, layer, x)
     newHeads.push(heads)
-    const attention = addAttention(graph, heads, { layer, config, kvLocation })
+    const attention = addAttention(graph, heads, { layer, config, kvLocation, kvForm })
     const mixed = addLayerLinear(model, 'o', layer, attention)
     const middle = addSkipNorm(model, mixed, residual, 2 * layer + 1)
     const ffn = addFfn(model, layer, middle.norm)
@@ -68,7 +72,7 @@ export function buildLlamaGraph(source: ModelSource, options: LlamaGraphOptions)
     residual = end.sum
     x = end.norm
   }
-  addNewHeads(graph, newHeads, { config, kvLocation })
+  addNewHeads(graph, newHeads, { config, kvLocation, kvForm })
   graph.node('Gather', [x, STATE_TOKENS], { axis: 0 }, STATES)
   graph.output(STATES, 'float32', ['M', hiddenSize])
   addHead(model, graph.node('Gather', [x, WANTED_TOKENS], { axis: 0 }))
@@ -86,7 +90,7 @@ interface ModelContext {
 function addNewHeads(
   graph: OnnxGraph,
   heads: readonly AttentionHeads[],
-  { config, kvLocation }: { readonly config: ModelConfig; readonly kvLocation: KvLocation },
+  { config, kvLocation, kvForm }: Omit<AttentionOptions, 'layer'>,
 ): void {
   if (kvLocation === 'device') {
     heads.forEach((own, layer) => {
@@ -95,17 +99,23 @@ function addNewHeads(
     return
   }
   const all = [...heads.map(({ k }) => k), ...heads.map(({ v }) => v)]
+  const dims = ['2LT', config.kvHeadCount, 1, 1, config.headSize]
+  if (kvForm === 'int8') {
+    addIntegerHeads(graph, graph.node('Concat', all, { axis: 0 }), dims)
+    return
+  }
   graph.node('Concat', all, { axis: 0 }, PRESENT)
-  graph.output(PRESENT, 'float32', ['2LT', config.kvHeadCount, 1, 1, config.headSize])
+  graph.output(PRESENT, 'float32', dims)
 }
 
-function addInputs(graph: OnnxGraph, config: ModelConfig, kvLocation: KvLocation): void {
+function addInputs(graph: OnnxGraph, options: Omit<AttentionOptions, 'layer'>): void {
+  const { config } = options
   graph.input(EMBEDDINGS, 'float32', ['T', config.hiddenSize])
   graph.input(POSITIONS, 'int64', [1, 'T'])
   graph.input(WANTED_TOKENS, 'int64', ['N'])
   graph.input(STATE_TOKENS, 'int64', ['M'])
   graph.input(ATTENTION_ROWS, 'int64', ['T'])
-  addAttentionInputs(graph, config, kvLocation)
+  addAttentionInputs(graph, options)
   for (const group of LINEAR_GROUP_NAMES) {
     const linears = LINEAR_GROUPS[group]
     const { inputSize } = groupSize(config, group)
@@ -165,10 +175,23 @@ function addHeads(model: ModelContext, layer: number, x: string): AttentionHeads
   const rotated = graph.microsoftNode('RotaryEmbedding', rotary, {
     num_heads: headCount + kvHeadCount,
   })
-  const [q, k] = graph.split(rotated, graph.ints([queries, keys]), { axis: 2, count: 2 })
+  const even = model.options.kvForm === 'int8' ? addSpread(graph, rotated, source.config) : rotated
+  const [q, k] = graph.split(even, graph.ints([queries, keys]), { axis: 2, count: 2 })
   const toHeads = (value: string, perKey: number) =>
     graph.node('Reshape', [value, graph.ints([-1, kvHeadCount, perKey, 1, headSize])])
   return { q: toHeads(q, headCount / kvHeadCount), k: toHeads(k, 1), v: toHeads(v, 1) }
+}
+
+/**
+ * `qk` [1, T, (N + KV) · D], each head multiplied by the same orthogonal matrix: products of queries and keys
+ * stay what they are, and no few large elements of a key take the accuracy of the others.
+ */
+function addSpread(graph: OnnxGraph, qk: string, config: ModelConfig): string {
+  const { headCount, kvHeadCount, headSize } = config
+  const size = rotationSize(headSize)
+  const blocks = graph.node('Reshape', [qk, graph.ints([-1, size])])
+  const spread = graph.node('MatMul', [blocks, addRotation(graph, size)])
+  return graph.node('Reshape', [spread, graph.ints([1, -1, (headCount + kvHeadCount) * headSize])])
 }
 
 /** `qk` [T, (N + KV) · D] with each head normalised: [T, N + KV, D]. */
