@@ -124,8 +124,9 @@ export class World {
   async #createMember(host: AccountHost): Promise<SimulatedMember> {
     const budgetMicroUsd = this.chance.between(300, 3_000)
     const settings = memberSettingsSchema.parse({ name: 'member', budgetMicroUsd })
-    const { memberId } = await this.#settled(host, (object) => object.createMember(settings))
-    return { memberId, budgetMicroUsd }
+    const created = await this.#settled(host, (object) => object.createMember(settings))
+    if (created.outcome !== 'created') throw new Error(created.outcome)
+    return { memberId: created.member.memberId, budgetMicroUsd }
   }
 
   async #createKey(

@@ -160,6 +160,25 @@ export type SettleResult =
   /** No such reservation was ever admitted. */
   | { readonly outcome: 'unknown_request' }
 
+/** Several objects would serve the account and cannot; nothing changed. */
+export interface Unshardable {
+  readonly outcome: 'unshardable'
+  /** Ends "cannot be, as". */
+  readonly reason: string
+}
+
+/** Several objects serve the account, and its keys and members cannot have such a limit; nothing changed. */
+export interface UnshardableLimit {
+  readonly outcome: 'unshardable'
+  readonly shards: number
+  /** As the API spells it. */
+  readonly field: string
+}
+
+export type ConfigureResult =
+  | { readonly outcome: 'configured'; readonly account: AccountDescription }
+  | Unshardable
+
 export type CreateKeyResult =
   /** `key` is in this answer and nowhere else. */
   | {
@@ -171,6 +190,23 @@ export type CreateKeyResult =
   | { readonly outcome: 'unknown_account' }
   /** There is none of this id, or it was removed. */
   | { readonly outcome: 'unknown_member' }
+  | UnshardableLimit
+
+export type ChangeKeyResult =
+  | { readonly outcome: 'changed'; readonly key: KeySummary }
+  /** There is none of this id, or it was revoked. */
+  | { readonly outcome: 'unknown_key' }
+  | UnshardableLimit
+
+export type CreateMemberResult =
+  | { readonly outcome: 'created'; readonly member: MemberSummary }
+  | UnshardableLimit
+
+export type UpdateMemberResult =
+  | { readonly outcome: 'updated'; readonly member: MemberSummary }
+  /** There is none of this id, or it was removed. */
+  | { readonly outcome: 'unknown_member' }
+  | UnshardableLimit
 
 export type RotateKeyResult =
   | {

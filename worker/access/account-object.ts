@@ -2,11 +2,16 @@ import { parseConfig } from '../env.ts'
 import { createApiKeyId, createMemberId, createSalt } from '../ids.ts'
 import type {
   AccountDescription,
+  ChangeKeyResult,
+  ConfigureResult,
   CreateKeyResult,
+  CreateMemberResult,
   DescribeKeyResult,
   KeySummary,
   MemberSummary,
   RotateKeyResult,
+  UnshardableLimit,
+  UpdateMemberResult,
 } from './account-contract.ts'
 import { AccountKeys } from './account-keys.ts'
 import { AccountLedger } from './account-ledger-object.ts'
@@ -32,7 +37,7 @@ import {
   summariseMember,
 } from './describe-account.ts'
 import { budgetOf, changeLimits, createMeter, shareOf, snapshotLimits } from './meter.ts'
-import { explainUnshardable } from './shardable.ts'
+import { explainUnshardable, findUnshardable, type NarrowLimits } from './shardable.ts'
 
 const LISTED_ALERT_COUNT = 100
 const LISTED_CREDIT_COUNT = 1_000
@@ -47,21 +52,18 @@ export class AccountObject extends AccountLedger {
   readonly #keys = new AccountKeys(this.stores, this.books)
   readonly #members = new AccountMembers(this.stores, this.#keys)
 
-  /** Why the account cannot have such settings, as it has more than one shard by them; null: it can. */
-  explainUnshardable(settings: AccountSettings): string | null {
-    return explainUnshardable(this.stores, settings)
-  }
-
   /** Creates the account or changes its limits and budget; what it has spent stays. */
-  async configure(settings: AccountSettings): Promise<AccountDescription> {
+  async configure(settings: AccountSettings): Promise<ConfigureResult> {
+    const reason = explainUnshardable(this.stores, settings)
+    if (reason !== null) return { outcome: 'unshardable', reason }
     this.#configure(settings)
     await this.shards.recall()
-    return this.#read()
+    return { outcome: 'configured', account: await this.#read() }
   }
 
   #configure(settings: AccountSettings): void {
     const nowMs = Date.now()
-    this.#change(() => {
+    this.transact(() => {
       const account = this.stores.tables.findAccount()
       const { windowBudgets, modelLimits, alerts, prepaid, tierPercents, shards, ...limits } =
         settings
@@ -94,7 +96,9 @@ export class AccountObject extends AccountLedger {
     )
     const nowMs = Date.now()
     const keyId = createApiKeyId()
-    const isCreated = this.#change(() => this.#keys.insert(keyId, secret, { settings, nowMs }))
+    const unshardable = this.#findUnshardable(settings)
+    if (unshardable !== null) return unshardable
+    const isCreated = this.transact(() => this.#keys.insert(keyId, secret, { settings, nowMs }))
     if (!isCreated) return { outcome: 'unknown_member' }
     this.chores.armFlush(nowMs)
     return { outcome: 'created', keyId, key, start: secret.start }
@@ -118,15 +122,17 @@ export class AccountObject extends AccountLedger {
     return { outcome: 'rotated', key, start: secret.start, previousValidUntilMs }
   }
 
-  /** Changes what is named of a key. Null when it cannot be changed: there is none, or it was revoked. */
-  async changeKey(keyId: string, changes: KeyChanges): Promise<KeySummary | null> {
+  /** Changes what is named of a key. */
+  async changeKey(keyId: string, changes: KeyChanges): Promise<ChangeKeyResult> {
+    const unshardable = this.#findUnshardable(changes)
+    if (unshardable !== null) return unshardable
     const nowMs = Date.now()
-    const isChanged = this.#change(() => this.#keys.change(keyId, { changes, nowMs }))
+    const isChanged = this.transact(() => this.#keys.change(keyId, { changes, nowMs }))
     await this.shards.recall()
     const key = isChanged ? this.stores.tables.findKeyById(keyId) : null
-    if (key === null) return null
+    if (key === null) return { outcome: 'unknown_key' }
     this.chores.armFlush(nowMs)
-    return summariseKey(this.stores, key, nowMs)
+    return { outcome: 'changed', key: summariseKey(this.stores, key, nowMs) }
   }
 
   /** Refuses the key from the next call on. False when there is no such key. */
@@ -138,18 +144,23 @@ export class AccountObject extends AccountLedger {
     return isKnown
   }
 
-  createMember(settings: MemberSettings): MemberSummary {
-    return this.#change(() => this.#members.insert(createMemberId(), settings, Date.now()))
+  createMember(settings: MemberSettings): CreateMemberResult {
+    const unshardable = this.#findUnshardable(settings)
+    if (unshardable !== null) return unshardable
+    const insert = () => this.#members.insert(createMemberId(), settings, Date.now())
+    return { outcome: 'created', member: this.transact(insert) }
   }
 
-  /** Null when there is no such member (any more). */
+  /** Changes what is named of a member. */
   async updateMember(
     memberId: string,
     changes: Partial<MemberSettings>,
-  ): Promise<MemberSummary | null> {
-    const member = this.#change(() => this.#members.update(memberId, changes, Date.now()))
+  ): Promise<UpdateMemberResult> {
+    const unshardable = this.#findUnshardable(changes)
+    if (unshardable !== null) return unshardable
+    const member = this.transact(() => this.#members.update(memberId, changes, Date.now()))
     await this.shards.recall()
-    return member
+    return member === null ? { outcome: 'unknown_member' } : { outcome: 'updated', member }
   }
 
   /** Refuses the member's keys from the next call on. False when there is no such member. */
@@ -203,7 +214,9 @@ export class AccountObject extends AccountLedger {
   /** Grants a credit, once by its id. */
   grantCredit(grant: CreditGrant): GrantResult {
     const nowMs = Date.now()
-    return this.#change(() => this.books.grantCredit(grant, nowMs))
+    const { shards } = this.stores.rules.ofAccount()
+    if (shards > 1) return { outcome: 'unshardable', shards }
+    return this.transact(() => this.books.grantCredit(grant, nowMs))
   }
 
   /** The newest credits, spent and expired ones too. */
@@ -211,18 +224,11 @@ export class AccountObject extends AccountLedger {
     return this.stores.credits.list(LISTED_CREDIT_COUNT)
   }
 
-  /** A transaction after which the account still has to be one that its shards can serve. */
-  #change<T>(closure: () => T): T {
-    return this.transact(() => {
-      const result = closure()
-      if (this.stores.rules.ofAccount().shards > 1) {
-        this.stores.tables.writeMeters() // what is looked at is what is stored
-        const { settings } = this.#describe(this.books.requireAccount(), Date.now())
-        const fault = explainUnshardable(this.stores, settings)
-        if (fault !== null) throw new Error(`With several shards: ${fault}.`)
-      }
-      return result
-    })
+  /** Which of these limits of a key or member the account's shards could not hold; null: none. */
+  #findUnshardable(limits: NarrowLimits): UnshardableLimit | null {
+    const { shards } = this.stores.rules.ofAccount()
+    const field = shards === 1 ? null : findUnshardable(limits)
+    return field === null ? null : { outcome: 'unshardable', shards, field }
   }
 
   /** With what its shards have under way. */

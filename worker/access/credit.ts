@@ -27,6 +27,8 @@ export type GrantResult =
   /** Its id is another credit's. */
   | { readonly outcome: 'conflict' }
   | { readonly outcome: 'expired' }
+  /** Several objects serve the account: none knows what the others spend. */
+  | { readonly outcome: 'unshardable'; readonly shards: number }
 
 /** What an account has left of its credits. */
 export interface CreditBalance {

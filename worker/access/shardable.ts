@@ -8,12 +8,13 @@ type OwnLimits = Pick<
   'requestsPerMinute' | 'tokensPerMinute' | 'maxConcurrentRequests'
 >
 
+/** Limits of a key or member, or changes of them. */
+export type NarrowLimits = Partial<{
+  readonly [Name in keyof OwnLimits]: number | null | undefined
+}> & { readonly modelLimits?: readonly ModelLimit[] | undefined }
+
 /** What keys and members cannot have where several objects admit; the field's name, or null. */
-export function findUnshardable(
-  limits: Partial<{ readonly [Name in keyof OwnLimits]: number | null | undefined }> & {
-    readonly modelLimits?: readonly ModelLimit[] | undefined
-  },
-): string | null {
+export function findUnshardable(limits: NarrowLimits): string | null {
   const { requestsPerMinute, tokensPerMinute, maxConcurrentRequests, modelLimits } = limits
   if (typeof requestsPerMinute === 'number') return 'requests_per_minute'
   if (typeof tokensPerMinute === 'number') return 'tokens_per_minute'
@@ -22,7 +23,7 @@ export function findUnshardable(
 }
 
 /**
- * Why an account as it is stored cannot be served by several objects; null if it can. What is rationed
+ * Why an account as it is stored, but for these settings, cannot be served by several objects; null if it can. What is rationed
  * by each request of one key, member or model, and what is paid by credits, is known to one object only.
  */
 export function explainUnshardable(

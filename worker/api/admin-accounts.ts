@@ -1,6 +1,10 @@
 import { z } from 'zod'
 import type { AccountDescription } from '../access/account-contract.ts'
-import { accountSettingsSchema, keySettingsSchema } from '../access/account-settings.ts'
+import {
+  type AccountSettings,
+  accountSettingsSchema,
+  keySettingsSchema,
+} from '../access/account-settings.ts'
 import { deriveAlertSecret } from '../access/alert-client.ts'
 import { explainWebhookUrl } from '../access/webhook-url.ts'
 import { ApiError } from '../errors.ts'
@@ -18,7 +22,7 @@ import { balanceFields, composeBalanceBody } from './credit-body.ts'
 import { composeModelLimits, modelLimitSchema, modelLimitsBodySchema } from './model-limit-body.ts'
 import { parseRequest } from './parse-request.ts'
 import { readJsonBody } from './read-json-body.ts'
-import { requireShardable } from './shard-settings.ts'
+import { cannotShard } from './shard-settings.ts'
 
 const settings = accountSettingsSchema.shape
 
@@ -105,9 +109,8 @@ export async function createAccount(c: AppContext): Promise<Response> {
   requireCallable(c, limits)
   const accountId = createAccountId()
   const chosen = accountSettingsSchema.parse(readLimits(limits))
-  await requireShardable(c, accountId, chosen)
+  const description = await configure(c, accountId, chosen)
   const account = c.var.services.account(accountId)
-  const description = await account.configure(chosen)
   const created = await account.createKey(keySettingsSchema.parse({ name }))
   if (created.outcome !== 'created') throw new Error('A new account is unknown to itself.')
   const shown = await composeAccountBody(c, description)
@@ -131,9 +134,7 @@ export async function updateAccount(c: AppContext): Promise<Response> {
   const limits = readLimits(body)
   const current = await requireAccount(c)
   const changed = accountSettingsSchema.parse({ ...current.settings, ...limits })
-  await requireShardable(c, current.accountId, changed)
-  const account = c.var.services.account(current.accountId)
-  return c.json(await composeAccountBody(c, await account.configure(changed)))
+  return c.json(await composeAccountBody(c, await configure(c, current.accountId, changed)))
 }
 
 /** `GET /admin/v1/accounts/{id}/alerts`: the newest 100, delivered or not. */
@@ -163,6 +164,16 @@ export async function listAlerts(c: AppContext): Promise<Response> {
 
 async function readBody(c: AppContext) {
   return (await readJsonBody(c.req.raw, c.var.services.config)).value
+}
+
+async function configure(
+  c: AppContext,
+  accountId: string,
+  settings: AccountSettings,
+): Promise<AccountDescription> {
+  const result = await c.var.services.account(accountId).configure(settings)
+  if (result.outcome === 'unshardable') throw cannotShard(settings.shards, result.reason)
+  return result.account
 }
 
 /** Whether the gateway may call the webhook that is named, if one is. */

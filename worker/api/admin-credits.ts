@@ -38,11 +38,7 @@ export const creditListSchema = z
 export async function grantCredit(c: AppContext): Promise<Response> {
   const json = await readJsonBody(c.req.raw, c.var.services.config)
   const body = parseRequest(creditBodySchema, json.value)
-  const { accountId, settings } = await requireAccount(c)
-  if (settings.shards > 1)
-    throw new ApiError('invalid_request', {
-      message: `An account with ${settings.shards} shards cannot have credits.`,
-    })
+  const { accountId } = await requireAccount(c)
   const result = await c.var.services.account(accountId).grantCredit({
     creditId: body.id,
     amountMicroUsd: body.amount_micro_usd,
@@ -63,6 +59,10 @@ export async function grantCredit(c: AppContext): Promise<Response> {
       throw new ApiError('invalid_request', {
         message: 'expires_at_ms: must lie in the future',
         param: 'expires_at_ms',
+      })
+    case 'unshardable':
+      throw new ApiError('invalid_request', {
+        message: `An account with ${result.shards} shards cannot have credits.`,
       })
   }
 }

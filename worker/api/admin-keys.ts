@@ -9,7 +9,7 @@ import { apiKeySchema, composeKeyBody } from './key.ts'
 import { modelLimitsBodySchema } from './model-limit-body.ts'
 import { parseRequest } from './parse-request.ts'
 import { readJsonBody } from './read-json-body.ts'
-import { requireShardableLimits } from './shard-settings.ts'
+import { unshardableLimit } from './shard-settings.ts'
 
 const settings = keySettingsSchema.shape
 
@@ -105,11 +105,10 @@ export const revokedKeySchema = z
 export async function createKey(c: AppContext): Promise<Response> {
   const body = await readJsonBody(c.req.raw, c.var.services.config)
   const keySettings = parseRequest(keyBodySchema, body.value)
-  const account = await requireAccount(c)
-  const { accountId } = account
-  requireShardableLimits(account, keySettings)
+  const { accountId } = await requireAccount(c)
   const created = await c.var.services.account(accountId).createKey(keySettings)
   if (created.outcome === 'unknown_account') throw new Error(`${accountId} is unknown to itself.`)
+  if (created.outcome === 'unshardable') throw unshardableLimit(created)
   if (created.outcome === 'unknown_member')
     throw new ApiError('invalid_request', {
       message: 'member_id: the account has no such member',
@@ -160,14 +159,13 @@ export async function listKeys(c: AppContext): Promise<Response> {
 export async function changeKey(c: AppContext): Promise<Response> {
   const body = await readJsonBody(c.req.raw, c.var.services.config)
   const changes = parseRequest(keyChangesBodySchema, body.value)
-  const account = await requireAccount(c)
-  const { accountId } = account
-  requireShardableLimits(account, changes)
+  const { accountId } = await requireAccount(c)
   const keyId = c.req.param('keyId') ?? ''
   const changed = await c.var.services.account(accountId).changeKey(keyId, changes)
-  if (changed === null)
+  if (changed.outcome === 'unshardable') throw unshardableLimit(changed)
+  if (changed.outcome === 'unknown_key')
     throw new ApiError('not_found', { message: 'The account has no such key in use.' })
-  return c.json(composeKeyBody(changed))
+  return c.json(composeKeyBody(changed.key))
 }
 
 /** `DELETE /admin/v1/accounts/{id}/keys/{key id}`: refused from the next request on. */

@@ -3,7 +3,6 @@ import { env } from 'cloudflare:workers'
 import * as fc from 'fast-check'
 import { afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest'
 import type { SettleResult } from '../../../worker/access/account-contract.ts'
-import { memberSettingsSchema } from '../../../worker/access/account-settings.ts'
 import { findUsage } from '../../../worker/ledger/usage-store.ts'
 import {
   answerReports,
@@ -206,13 +205,10 @@ describe.each([{ prepaid: false }, { prepaid: true }])(
 
 /** A member with a budget for all time and a day, and a key without one and a narrow one. */
 async function addMember(account: TestAccount): Promise<readonly TestKey[]> {
-  const { memberId } = await account.stub().createMember(
-    memberSettingsSchema.parse({
-      name: 'test',
-      budgetMicroUsd: MEMBER_BUDGET,
-      windowBudgets: [{ window: 'day', limitMicroUsd: MEMBER_BUDGET - 100 }],
-    }),
-  )
+  const memberId = await account.addMember({
+    budgetMicroUsd: MEMBER_BUDGET,
+    windowBudgets: [{ window: 'day', limitMicroUsd: MEMBER_BUDGET - 100 }],
+  })
   const narrow = { memberId, budgetMicroUsd: MEMBER_BUDGET / 2 }
   return [await account.addKey({ memberId }), await account.addKey(narrow)]
 }

@@ -196,10 +196,10 @@ describe('keys and limits', () => {
     await account.stub().settle(composeSettlement(requestId))
     const before = await account.stub().describeAccount()
     const settings = { ...before!.settings, budgetMicroUsd: 1_000 }
+    const budget = { ...before!.budget, limitMicroUsd: 1_000 }
     expect(await account.stub().configure(settings)).toEqual({
-      ...before,
-      settings,
-      budget: { ...before!.budget, limitMicroUsd: 1_000 },
+      outcome: 'configured',
+      account: { ...before, settings, budget },
     })
     await admitOne(account)
   })

@@ -178,7 +178,8 @@ test('changing a limit keeps what its window has spent', async () => {
       { window: 'week', limitMicroUsd: 60 },
     ],
   })
-  expect(changed.windows.map((each) => [each.window, each.spentMicroUsd])).toEqual([
+  if (changed.outcome !== 'configured') throw new Error(changed.outcome)
+  expect(changed.account.windows.map((each) => [each.window, each.spentMicroUsd])).toEqual([
     ['day', 50],
     ['week', 0],
   ])

@@ -1,7 +1,7 @@
 import { applyD1Migrations } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { beforeAll, beforeEach, expect, it } from 'vitest'
-import { keySettingsSchema, memberSettingsSchema } from '../../../worker/access/account-settings.ts'
+import { keySettingsSchema } from '../../../worker/access/account-settings.ts'
 import { findUsage } from '../../../worker/ledger/usage-store.ts'
 import {
   admitOne,
@@ -21,8 +21,7 @@ beforeEach(() => {
 
 /** A member with two keys. */
 async function createMember(account: TestAccount, settings: object = {}) {
-  const parsed = memberSettingsSchema.parse({ name: 'ada', ...settings })
-  const { memberId } = await account.stub().createMember(parsed)
+  const memberId = await account.addMember(settings)
   const keys: readonly [TestKey, TestKey] = [
     await account.addKey({ memberId }),
     await account.addKey({ memberId }),
@@ -84,8 +83,11 @@ it('holds the windows and limits of a member over all their keys', async () => {
 
   const raised = await account.stub().updateMember(memberId, { maxConcurrentRequests: 3 })
   expect(raised).toMatchObject({
-    settings: { name: 'ada', maxConcurrentRequests: 3, modelLimits: [{ model: 'other' }] },
-    windows: [{ window: 'rolling', limitMicroUsd: 120 }],
+    outcome: 'updated',
+    member: {
+      settings: { name: 'ada', maxConcurrentRequests: 3, modelLimits: [{ model: 'other' }] },
+      windows: [{ window: 'rolling', limitMicroUsd: 120 }],
+    },
   })
   expect((await ask(keys[0], {})).outcome).toBe('admitted')
 })
@@ -111,7 +113,9 @@ it('refuses the keys of a removed member, and settles what they had begun', asyn
   expect(await account.stub().createKey(settings)).toEqual({ outcome: 'unknown_member' })
   const unknown = keySettingsSchema.parse({ name: 'late', memberId: 'mem_none' })
   expect(await account.stub().createKey(unknown)).toEqual({ outcome: 'unknown_member' })
-  expect(await account.stub().updateMember(memberId, { name: 'late' })).toBeNull()
+  expect(await account.stub().updateMember(memberId, { name: 'late' })).toEqual({
+    outcome: 'unknown_member',
+  })
   expect(await account.stub().removeMember(memberId)).toBe(true)
   expect(await account.stub().removeMember('mem_none')).toBe(false)
 })

@@ -229,14 +229,18 @@ it('holds from the next request on, counts what runs already, and keeps what was
       .stub()
       .configure(accountSettingsSchema.parse({ modelLimits: [{ model: 'a', tokensPerMinute }] }))
   expect(await set(100)).toMatchObject({
-    settings: { modelLimits: [{ model: 'a', tokensPerMinute: 100, requestsPerMinute: null }] },
-    modelLimits: [{ model: 'a', tokensRemaining: 30, requestsRemaining: null }],
+    account: {
+      settings: { modelLimits: [{ model: 'a', tokensPerMinute: 100, requestsPerMinute: null }] },
+      modelLimits: [{ model: 'a', tokensRemaining: 30, requestsRemaining: null }],
+    },
   })
   await account.evict()
   const request = composeAdmit(account.key, { model: 'a', worstCaseTokenCount: 31 })
   expect(await account.stub().admit(request)).toMatchObject({ outcome: 'rate_limited', model: 'a' })
   await account.stub().settle(composeSettlement(first, { promptTokens: 10, completionTokens: 10 }))
-  expect(await set(200)).toMatchObject({ modelLimits: [{ tokensRemaining: 80 }] })
+  expect(await set(200)).toMatchObject({
+    account: { modelLimits: [{ tokensRemaining: 80 }] },
+  })
   await account.stub().configure(accountSettingsSchema.parse({}))
   expect((await account.stub().describeAccount())?.modelLimits).toEqual([])
 })

@@ -4,6 +4,7 @@ import * as fc from 'fast-check'
 import { afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest'
 import {
   accountSettingsSchema,
+  keySettingsSchema,
   memberSettingsSchema,
 } from '../../../worker/access/account-settings.ts'
 import { nameShard } from '../../../worker/access/account-shards.ts'
@@ -120,11 +121,11 @@ test('a window counts what shards have settled, too', async () => {
 
 test('a revoked key, a removed member and a lower budget hold at every shard from the answer on', async () => {
   const account = await createTestAccount({ shards: SHARDS })
-  const member = await account.stub().createMember(memberSettingsSchema.parse({ name: 'ada' }))
-  const theirs = await account.addKey({ memberId: member.memberId })
+  const memberId = await account.addMember()
+  const theirs = await account.addKey({ memberId })
   for (const key of [account.key, theirs])
     expect((await admitAt(account, 1, key)).result.outcome).toBe('admitted')
-  await account.stub().removeMember(member.memberId)
+  await account.stub().removeMember(memberId)
   expect((await admitAt(account, 1, theirs)).result.outcome).toBe('unknown_key')
   const { settings } = await readBudget(account)
   await account.stub().configure({ ...settings, budgetMicroUsd: 250 })
@@ -177,18 +178,40 @@ test('rates and places are shared out: together the shards let through no more t
 
 test('what only one object can ration keeps an account from having shards', async () => {
   const settings = accountSettingsSchema.parse({ shards: 2 })
-  const explain = async (account: TestAccount, changes: object = {}) =>
-    account.stub().explainUnshardable({ ...settings, ...changes })
+  const configure = (account: TestAccount, changes: object = {}) =>
+    account.stub().configure({ ...settings, ...changes })
+  const refusal = (reason: string) => ({
+    outcome: 'unshardable',
+    reason: expect.stringContaining(reason),
+  })
   const plain = await createTestAccount()
-  expect(await explain(plain)).toBeNull()
-  expect(await explain(plain, { prepaid: true })).toMatch('credits')
-  expect(await explain(plain, { maxConcurrentRequests: 1 })).toMatch('max_concurrent_requests')
+  expect(await configure(plain, { prepaid: true })).toEqual(refusal('credits'))
+  const narrow = { maxConcurrentRequests: 1 }
+  expect(await configure(plain, narrow)).toEqual(refusal('max_concurrent_requests'))
+  expect(await configure(plain)).toMatchObject({ outcome: 'configured', account: { settings } })
   const limited = await createTestAccount({}, { requestsPerMinute: 5 })
-  expect(await explain(limited)).toBe(`the key ${limited.key.keyId} has requests_per_minute`)
-  const sharded = await createTestAccount({ shards: 2 })
-  const changed = (async () =>
-    sharded.stub().changeKey(sharded.key.keyId, { maxConcurrentRequests: 1 }))()
-  await expect(changed).rejects.toThrow('max_concurrent_requests')
+  const reason = `the key ${limited.key.keyId} has requests_per_minute`
+  expect(await configure(limited)).toEqual(refusal(reason))
+})
+
+test('an account with shards gets nothing that only one object can ration', async () => {
+  const account = await createTestAccount({ shards: 2 })
+  const memberId = await account.addMember()
+  const before = await account.stub().describeAccount()
+  const limit = { maxConcurrentRequests: 1 }
+  const refused = { outcome: 'unshardable', shards: 2, field: 'max_concurrent_requests' }
+  const named = { name: 'narrow', ...limit }
+  const key = keySettingsSchema.parse(named)
+  expect(await account.stub().createKey(key)).toEqual(refused)
+  expect(await account.stub().changeKey(account.key.keyId, limit)).toEqual(refused)
+  const member = memberSettingsSchema.parse(named)
+  expect(await account.stub().createMember(member)).toEqual(refused)
+  expect(await account.stub().updateMember(memberId, limit)).toEqual(refused)
+  const credit = { creditId: 'c1', amountMicroUsd: 5, expiresAtMs: null, reason: 'test' }
+  expect(await account.stub().grantCredit(credit)).toEqual({ outcome: 'unshardable', shards: 2 })
+  expect(await account.stub().describeAccount()).toEqual(before)
+  expect(await account.stub().listKeys()).toHaveLength(1)
+  expect(await account.stub().listMembers()).toHaveLength(1)
 })
 
 const ACCOUNT_BUDGET = 1_500
@@ -236,8 +259,7 @@ test('whatever runs at once and is evicted, no budget is exceeded and every requ
         { shards: SHARDS, budgetMicroUsd: ACCOUNT_BUDGET },
         { budgetMicroUsd: KEY_BUDGET },
       )
-      const settings = memberSettingsSchema.parse({ name: 'ada', budgetMicroUsd: MEMBER_BUDGET })
-      const { memberId } = await account.stub().createMember(settings)
+      const memberId = await account.addMember({ budgetMicroUsd: MEMBER_BUDGET })
       const keys = [
         account.key,
         await account.addKey({ memberId }),

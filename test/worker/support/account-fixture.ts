@@ -6,6 +6,7 @@ import type { AdmitRequest, Settlement } from '../../../worker/access/account-co
 import {
   accountSettingsSchema,
   keySettingsSchema,
+  memberSettingsSchema,
 } from '../../../worker/access/account-settings.ts'
 import { parseApiKey } from '../../../worker/access/api-key.ts'
 import { createAccountId, createRequestId } from '../../../worker/ids.ts'
@@ -49,11 +50,18 @@ export async function createTestAccount(accountSettings: object = {}, keySetting
     if (parsed.outcome !== 'key') throw new Error(parsed.outcome)
     return { keyId: created.keyId, key: created.key, keyHash: parsed.keyHash }
   }
+  const addMember = async (settings: object = {}): Promise<string> => {
+    const parsed = memberSettingsSchema.parse({ name: 'ada', ...settings })
+    const created = await stub().createMember(parsed)
+    if (created.outcome !== 'created') throw new Error(created.outcome)
+    return created.member.memberId
+  }
   await stub().configure(accountSettingsSchema.parse(accountSettings))
   return {
     accountId,
     stub,
     addKey,
+    addMember,
     key: await addKey(keySettings),
     evict: () => evictDurableObject(stub()),
     runAlarm: () => runDurableObjectAlarm(stub()),
