@@ -2,16 +2,9 @@ import { createHmac } from 'node:crypto'
 import { once } from 'node:events'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { afterAll, beforeAll, expect, test } from 'vitest'
-import { type GatewayUnderTest, startGatewayUnderTest } from '../support/gateway-under-test.ts'
-import {
-  type ScriptedUpstream,
-  startScriptedUpstream,
-  usageOf,
-} from '../support/scripted-upstream.ts'
-
-let upstream: ScriptedUpstream
-let gateway: GatewayUnderTest
+import { expect, test } from 'vitest'
+import { useScriptedGateway } from '../support/scripted-gateway.ts'
+import { usageOf } from '../support/scripted-upstream.ts'
 
 const price = {
   version: 1,
@@ -20,23 +13,16 @@ const price = {
   completionMicroUsdPerMillion: 0,
 }
 
-beforeAll(async () => {
-  upstream = await startScriptedUpstream({
+const { gateway } = useScriptedGateway(
+  {
     // The worst case is a whole context: 100 micro-USD.
     m: {
       script: (each) => each.sendJson(200, { id: 'x', choices: [], usage: usageOf(60, 0) }),
       maxModelLength: 100,
     },
-  })
-  gateway = await startGatewayUnderTest([{ id: 'scripted', url: upstream.url, price }], {
-    WEBHOOK_LOOPBACK: 'true',
-  })
-})
-
-afterAll(async () => {
-  await gateway.close()
-  await upstream.close()
-})
+  },
+  { backend: { price }, vars: { WEBHOOK_LOOPBACK: 'true' } },
+)
 
 const createKey = (settings: object) =>
   gateway.admin('POST', `/accounts/${gateway.accountId}/keys`, { name: 'test', ...settings })

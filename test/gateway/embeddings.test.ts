@@ -1,41 +1,33 @@
 import OpenAI from 'openai'
-import { afterAll, beforeAll, expect, test } from 'vitest'
-import { type GatewayUnderTest, startGatewayUnderTest } from '../support/gateway-under-test.ts'
-import { type ScriptedUpstream, startScriptedUpstream } from '../support/scripted-upstream.ts'
+import { beforeAll, expect, test } from 'vitest'
+import { useScriptedGateway } from '../support/scripted-gateway.ts'
 
 const VECTOR = [0.6, -0.8]
 
-let upstream: ScriptedUpstream
-let gateway: GatewayUnderTest
 let openai: OpenAI
 
-beforeAll(async () => {
-  upstream = await startScriptedUpstream({
-    foreign: {
-      script: ({ body, sendJson }) =>
-        sendJson(200, {
-          object: 'list',
-          model: 'foreign',
-          data: [body.input].flat().map((_, index) => ({
-            object: 'embedding',
-            index,
-            embedding:
-              body.encoding_format === 'base64'
-                ? Buffer.from(Float32Array.from(VECTOR).buffer).toString('base64')
-                : VECTOR,
-          })),
-          usage: { prompt_tokens: 9, total_tokens: 9 },
-        }),
-    },
-    broken: { script: ({ sendJson }) => sendJson(500, {}) },
-  })
-  gateway = await startGatewayUnderTest([{ id: 'scripted', url: upstream.url }])
-  openai = new OpenAI({ baseURL: `${gateway.url}/v1`, apiKey: gateway.apiKey, maxRetries: 0 })
+const { upstream, gateway } = useScriptedGateway({
+  foreign: {
+    script: ({ body, sendJson }) =>
+      sendJson(200, {
+        object: 'list',
+        model: 'foreign',
+        data: [body.input].flat().map((_, index) => ({
+          object: 'embedding',
+          index,
+          embedding:
+            body.encoding_format === 'base64'
+              ? Buffer.from(Float32Array.from(VECTOR).buffer).toString('base64')
+              : VECTOR,
+        })),
+        usage: { prompt_tokens: 9, total_tokens: 9 },
+      }),
+  },
+  broken: { script: ({ sendJson }) => sendJson(500, {}) },
 })
 
-afterAll(async () => {
-  await gateway.close()
-  await upstream.close()
+beforeAll(() => {
+  openai = new OpenAI({ baseURL: `${gateway.url}/v1`, apiKey: gateway.apiKey, maxRetries: 0 })
 })
 
 const settledId = () => upstream.exchanges.at(-1)!.requestId

@@ -1,12 +1,7 @@
 import { createHmac } from 'node:crypto'
-import { afterAll, beforeAll, expect, test } from 'vitest'
-import { type GatewayUnderTest, startGatewayUnderTest } from '../support/gateway-under-test.ts'
-import {
-  type Exchange,
-  type ScriptedUpstream,
-  startScriptedUpstream,
-  usageOf,
-} from '../support/scripted-upstream.ts'
+import { expect, test } from 'vitest'
+import { useScriptedGateway } from '../support/scripted-gateway.ts'
+import { type Exchange, usageOf } from '../support/scripted-upstream.ts'
 
 const FREE_CALLS_PER_MINUTE = 60
 const FLOOD_COUNT = 400
@@ -15,23 +10,13 @@ const PARALLEL_COUNT = 16
 /** Requests that wait for an answer. */
 const held: Exchange[] = []
 
-let upstream: ScriptedUpstream
-let gateway: GatewayUnderTest
-
-beforeAll(async () => {
-  upstream = await startScriptedUpstream({
+const { gateway } = useScriptedGateway(
+  {
     m: { script: (each) => each.sendJson(200, { id: 'x', choices: [], usage: usageOf(6, 0) }) },
     held: { script: (each) => void held.push(each) },
-  })
-  gateway = await startGatewayUnderTest([{ id: 'scripted', url: upstream.url }], {
-    FREE_CALLS_PER_MINUTE: String(FREE_CALLS_PER_MINUTE),
-  })
-})
-
-afterAll(async () => {
-  await gateway.close()
-  await upstream.close()
-})
+  },
+  { vars: { FREE_CALLS_PER_MINUTE: String(FREE_CALLS_PER_MINUTE) } },
+)
 
 /** Calls of account objects until now, by this isolate's own count. */
 async function countObjectCalls(): Promise<number> {

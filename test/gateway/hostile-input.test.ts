@@ -1,36 +1,21 @@
 import { once } from 'node:events'
 import { connect } from 'node:net'
-import { afterAll, beforeAll, expect, test } from 'vitest'
-import { type GatewayUnderTest, startGatewayUnderTest } from '../support/gateway-under-test.ts'
+import { expect, test } from 'vitest'
 import { mutateJson } from '../support/hostile-json.ts'
 import { createRandom } from '../support/random.ts'
-import {
-  type Exchange,
-  type ScriptedUpstream,
-  startScriptedUpstream,
-  usageOf,
-} from '../support/scripted-upstream.ts'
+import { useScriptedGateway } from '../support/scripted-gateway.ts'
+import { type Exchange, usageOf } from '../support/scripted-upstream.ts'
 
 const CANARY = 'canary-prompt-77aa'
 const MUTATION_COUNT = 1_000
 const SEED = Number(process.env.FUZZ_SEED ?? 1)
 
-let upstream: ScriptedUpstream
-let gateway: GatewayUnderTest
-
-beforeAll(async () => {
-  upstream = await startScriptedUpstream({
+const { upstream, gateway } = useScriptedGateway(
+  {
     base: { script: answer, maxModelLength: 1_000, digest: `0x${'cd'.repeat(32)}` },
-  })
-  gateway = await startGatewayUnderTest([{ id: 'scripted', url: upstream.url }], {
-    MAX_BODY_BYTES: '20000',
-    BODY_TIMEOUT_MS: '1500',
-  })
-})
-afterAll(async () => {
-  await gateway?.close()
-  await upstream?.close()
-})
+  },
+  { vars: { MAX_BODY_BYTES: '20000', BODY_TIMEOUT_MS: '1500' } },
+)
 
 function answer(exchange: Exchange): void {
   if (exchange.body.stream === true) {

@@ -1,14 +1,7 @@
-import { afterAll, beforeAll, expect, test } from 'vitest'
-import { type GatewayUnderTest, startGatewayUnderTest } from '../support/gateway-under-test.ts'
-import {
-  type Exchange,
-  type ScriptedUpstream,
-  startScriptedUpstream,
-  usageOf,
-} from '../support/scripted-upstream.ts'
+import { expect, test } from 'vitest'
+import { useScriptedGateway } from '../support/scripted-gateway.ts'
+import { type Exchange, usageOf } from '../support/scripted-upstream.ts'
 
-let upstream: ScriptedUpstream
-let gateway: GatewayUnderTest
 let arrived: (exchange: Exchange) => void
 
 const messages = [{ role: 'user' as const, content: 'hi' }]
@@ -24,18 +17,10 @@ function answer(exchange: Exchange) {
   exchange.sendJson(200, { id: 'x', choices, usage: usageOf(7, 2) })
 }
 
-beforeAll(async () => {
-  upstream = await startScriptedUpstream({
-    plain: { script: answer },
-    byHand: { script: (exchange) => arrived(exchange) },
-    broken: { script: (exchange) => exchange.sendJson(500, {}) },
-  })
-  gateway = await startGatewayUnderTest([{ id: 'scripted', url: upstream.url }])
-})
-
-afterAll(async () => {
-  await gateway.close()
-  await upstream.close()
+const { upstream, gateway } = useScriptedGateway({
+  plain: { script: answer },
+  byHand: { script: (exchange) => arrived(exchange) },
+  broken: { script: (exchange) => exchange.sendJson(500, {}) },
 })
 
 const ask = (key: string, body: object, signal?: AbortSignal) =>

@@ -1,26 +1,15 @@
-import { afterAll, beforeAll, expect, test } from 'vitest'
-import { type GatewayUnderTest, startGatewayUnderTest } from '../support/gateway-under-test.ts'
-import {
-  type ScriptedUpstream,
-  startScriptedUpstream,
-  usageOf,
-} from '../support/scripted-upstream.ts'
+import { beforeAll, expect, test } from 'vitest'
+import { useScriptedGateway } from '../support/scripted-gateway.ts'
+import { usageOf } from '../support/scripted-upstream.ts'
 
-let upstream: ScriptedUpstream
-let gateway: GatewayUnderTest
 let keys: string
 
-beforeAll(async () => {
-  upstream = await startScriptedUpstream({
-    m: { script: (each) => each.sendJson(200, { id: 'x', choices: [], usage: usageOf(6, 0) }) },
-  })
-  gateway = await startGatewayUnderTest([{ id: 'scripted', url: upstream.url }])
-  keys = `/accounts/${gateway.accountId}/keys`
+const { gateway } = useScriptedGateway({
+  m: { script: (each) => each.sendJson(200, { id: 'x', choices: [], usage: usageOf(6, 0) }) },
 })
 
-afterAll(async () => {
-  await gateway.close()
-  await upstream.close()
+beforeAll(() => {
+  keys = `/accounts/${gateway.accountId}/keys`
 })
 
 const call = async (apiKey: string, path: string, json?: object) => {

@@ -1,26 +1,12 @@
 import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
-import { afterAll, beforeAll, expect, test } from 'vitest'
-import { type GatewayUnderTest, startGatewayUnderTest } from '../support/gateway-under-test.ts'
-import {
-  type ScriptedUpstream,
-  startScriptedUpstream,
-  usageOf,
-} from '../support/scripted-upstream.ts'
+import { expect, test } from 'vitest'
+import { useScriptedGateway } from '../support/scripted-gateway.ts'
+import { usageOf } from '../support/scripted-upstream.ts'
 
-let upstream: ScriptedUpstream
-let gateway: GatewayUnderTest
-
-beforeAll(async () => {
-  upstream = await startScriptedUpstream({
-    base: { script: (exchange) => exchange.sendJson(200, { choices: [], usage: usageOf(4, 1) }) },
-  })
-  gateway = await startGatewayUnderTest([{ id: 'scripted', url: upstream.url }])
-})
-afterAll(async () => {
-  await gateway?.close()
-  await upstream?.close()
+const { upstream, gateway } = useScriptedGateway({
+  base: { script: (exchange) => exchange.sendJson(200, { choices: [], usage: usageOf(4, 1) }) },
 })
 
 /** Makes every read and write of D1 fail until it is called off: another process holds the file. */

@@ -1,14 +1,7 @@
-import { afterAll, beforeAll, expect, test } from 'vitest'
-import { type GatewayUnderTest, startGatewayUnderTest } from '../support/gateway-under-test.ts'
-import {
-  type ScriptedUpstream,
-  startScriptedUpstream,
-  usageOf,
-} from '../support/scripted-upstream.ts'
+import { expect, test } from 'vitest'
+import { useScriptedGateway } from '../support/scripted-gateway.ts'
+import { usageOf } from '../support/scripted-upstream.ts'
 import { waitUntil } from '../support/stack.ts'
-
-let upstream: ScriptedUpstream
-let gateway: GatewayUnderTest
 
 const price = {
   version: 1,
@@ -18,21 +11,17 @@ const price = {
 }
 const HOUR_MS = 3_600_000
 
-beforeAll(async () => {
-  // The worst case is a whole context: 100 micro-USD.
-  const script = {
-    script: (each: { sendJson: (status: number, body: unknown) => void }) =>
-      each.sendJson(200, { id: 'x', choices: [], usage: usageOf(60, 0) }),
-    maxModelLength: 100,
-  }
-  upstream = await startScriptedUpstream({ m: script, '=cmd()': script, '"q",': script })
-  gateway = await startGatewayUnderTest([{ id: 'scripted', url: upstream.url, price }])
-})
+// The worst case is a whole context: 100 micro-USD.
+const script = {
+  script: (each: { sendJson: (status: number, body: unknown) => void }) =>
+    each.sendJson(200, { id: 'x', choices: [], usage: usageOf(60, 0) }),
+  maxModelLength: 100,
+}
 
-afterAll(async () => {
-  await gateway.close()
-  await upstream.close()
-})
+const { gateway } = useScriptedGateway(
+  { m: script, '=cmd()': script, '"q",': script },
+  { backend: { price } },
+)
 
 interface Account {
   readonly id: string

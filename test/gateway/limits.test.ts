@@ -1,26 +1,12 @@
-import { afterAll, beforeAll, expect, test } from 'vitest'
-import { type GatewayUnderTest, startGatewayUnderTest } from '../support/gateway-under-test.ts'
-import {
-  type ScriptedUpstream,
-  startScriptedUpstream,
-  usageOf,
-} from '../support/scripted-upstream.ts'
+import { expect, test } from 'vitest'
+import { useScriptedGateway } from '../support/scripted-gateway.ts'
+import { type startScriptedUpstream, usageOf } from '../support/scripted-upstream.ts'
 
-let upstream: ScriptedUpstream
-let gateway: GatewayUnderTest
+const script: Parameters<typeof startScriptedUpstream>[0][string] = {
+  script: (each) => each.sendJson(200, { id: 'x', choices: [], usage: usageOf(6, 0) }),
+}
 
-beforeAll(async () => {
-  const script: Parameters<typeof startScriptedUpstream>[0][string] = {
-    script: (each) => each.sendJson(200, { id: 'x', choices: [], usage: usageOf(6, 0) }),
-  }
-  upstream = await startScriptedUpstream({ m: script, n: script })
-  gateway = await startGatewayUnderTest([{ id: 'scripted', url: upstream.url }])
-})
-
-afterAll(async () => {
-  await gateway.close()
-  await upstream.close()
-})
+const { gateway } = useScriptedGateway({ m: script, n: script })
 
 interface Account {
   readonly id: string

@@ -1,18 +1,11 @@
-import { afterAll, beforeAll, expect, test } from 'vitest'
-import { type GatewayUnderTest, startGatewayUnderTest } from '../support/gateway-under-test.ts'
-import {
-  type Exchange,
-  type ScriptedUpstream,
-  startScriptedUpstream,
-} from '../support/scripted-upstream.ts'
+import { expect, test } from 'vitest'
+import { useScriptedGateway } from '../support/scripted-gateway.ts'
+import type { Exchange } from '../support/scripted-upstream.ts'
 
 const DIGEST = `0x${'1'.repeat(64)}`
 const SILENCE_MS = 1_000
 /** At a quarter of the silence between two of them, three times as long as may be silent. */
 const REPORT_COUNT = 12
-
-let upstream: ScriptedUpstream
-let gateway: GatewayUnderTest
 
 /** Answers when so many reports were asked for; each says what `describe` says of its number. */
 const answerAfterReports = (describe: (index: number) => object) => ({
@@ -42,21 +35,14 @@ const composeUsage = (tokenCount: number) => ({
   total_tokens: tokenCount + 1,
 })
 
-beforeAll(async () => {
-  upstream = await startScriptedUpstream({
+const { upstream, gateway } = useScriptedGateway(
+  {
     growing: answerAfterReports((index) => ({ usage: composeUsage(index) })),
     queued: answerAfterReports(() => ({ usage: composeUsage(0), queue_position: 2 })),
     stuck: answerAfterReports(() => ({ usage: composeUsage(0) })),
-  })
-  gateway = await startGatewayUnderTest([{ id: 'one', url: upstream.url }], {
-    UPSTREAM_SILENCE_MS: String(SILENCE_MS),
-  })
-}, 60_000)
-
-afterAll(async () => {
-  await gateway.close()
-  await upstream.close()
-})
+  },
+  { vars: { UPSTREAM_SILENCE_MS: String(SILENCE_MS) } },
+)
 
 const ask = (model: string) =>
   gateway.call('/v1/chat/completions', {

@@ -1,37 +1,23 @@
-import { afterAll, beforeAll, expect, test } from 'vitest'
-import { type GatewayUnderTest, startGatewayUnderTest } from '../support/gateway-under-test.ts'
-import {
-  type ScriptedUpstream,
-  startScriptedUpstream,
-  usageOf,
-} from '../support/scripted-upstream.ts'
+import { expect, test } from 'vitest'
+import { useScriptedGateway } from '../support/scripted-gateway.ts'
+import { usageOf } from '../support/scripted-upstream.ts'
 
 const IDS = Array.from({ length: 1000 }, (_, index) => `adapter-${index}`)
 
-let upstream: ScriptedUpstream
-let gateway: GatewayUnderTest
+const message = { role: 'assistant', content: 'ok' }
+const answer = {
+  id: 'x',
+  choices: [{ index: 0, message, finish_reason: 'stop' }],
+  usage: usageOf(4, 1),
+}
+const model = {
+  script: (exchange: { sendJson: (status: number, body: unknown) => void }) =>
+    exchange.sendJson(200, answer),
+  digest: `0x${'cd'.repeat(32)}`,
+  maxModelLength: 100,
+}
 
-beforeAll(async () => {
-  const message = { role: 'assistant', content: 'ok' }
-  const answer = {
-    id: 'x',
-    choices: [{ index: 0, message, finish_reason: 'stop' }],
-    usage: usageOf(4, 1),
-  }
-  const model = {
-    script: (exchange: { sendJson: (status: number, body: unknown) => void }) =>
-      exchange.sendJson(200, answer),
-    digest: `0x${'cd'.repeat(32)}`,
-    maxModelLength: 100,
-  }
-  upstream = await startScriptedUpstream(Object.fromEntries(IDS.map((id) => [id, model])))
-  gateway = await startGatewayUnderTest([{ id: 'scripted', url: upstream.url }])
-})
-
-afterAll(async () => {
-  await gateway.close()
-  await upstream.close()
-})
+const { upstream, gateway } = useScriptedGateway(Object.fromEntries(IDS.map((id) => [id, model])))
 
 test('a thousand models are listed, found and served by name', async () => {
   const list = await (await gateway.call('/v1/models')).json()

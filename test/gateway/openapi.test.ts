@@ -1,29 +1,17 @@
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { beforeAll, expect, test } from 'vitest'
 import { ERRORS } from '../../worker/errors.ts'
 import { type ApiDocument, readApiDocument } from '../support/api-document.ts'
-import { type GatewayUnderTest, startGatewayUnderTest } from '../support/gateway-under-test.ts'
-import {
-  type Exchange,
-  type ScriptedUpstream,
-  startScriptedUpstream,
-  usageOf,
-} from '../support/scripted-upstream.ts'
+import { useScriptedGateway } from '../support/scripted-gateway.ts'
+import { type Exchange, usageOf } from '../support/scripted-upstream.ts'
 
-let upstream: ScriptedUpstream
-let gateway: GatewayUnderTest
 let api: ApiDocument
 
 const DIGEST = `0x${'cd'.repeat(32)}`
 
-beforeAll(async () => {
-  upstream = await startScriptedUpstream({ base: { script: answer, digest: DIGEST } })
-  gateway = await startGatewayUnderTest([{ id: 'scripted', url: upstream.url }])
-  api = await readApiDocument(gateway.url)
-})
+const { upstream, gateway } = useScriptedGateway({ base: { script: answer, digest: DIGEST } })
 
-afterAll(async () => {
-  await gateway.close()
-  await upstream.close()
+beforeAll(async () => {
+  api = await readApiDocument(gateway.url)
 })
 
 function answer({ res, sendJson }: Exchange): void {

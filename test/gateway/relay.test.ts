@@ -1,17 +1,10 @@
 import OpenAI from 'openai'
-import { afterAll, beforeAll, expect, test } from 'vitest'
-import { type GatewayUnderTest, startGatewayUnderTest } from '../support/gateway-under-test.ts'
-import {
-  type Exchange,
-  type ScriptedUpstream,
-  startScriptedUpstream,
-  usageOf,
-} from '../support/scripted-upstream.ts'
+import { beforeAll, expect, test } from 'vitest'
+import { useScriptedGateway } from '../support/scripted-gateway.ts'
+import { type Exchange, usageOf } from '../support/scripted-upstream.ts'
 
 const OWN_DIGEST = `0x${'ab'.repeat(32)}`
 
-let upstream: ScriptedUpstream
-let gateway: GatewayUnderTest
 let openai: OpenAI
 
 /** What each test waits for: the exchange of its own model. */
@@ -23,8 +16,8 @@ function arrivalAt(model: string): Promise<Exchange> {
 
 const hand = (exchange: Exchange) => arrivals.get(exchange.body.model)?.(exchange)
 
-beforeAll(async () => {
-  upstream = await startScriptedUpstream({
+const { upstream, gateway } = useScriptedGateway(
+  {
     plain: {
       script: (exchange) => {
         if (!exchange.body.stream) {
@@ -46,16 +39,12 @@ beforeAll(async () => {
     },
     byHand: { script: hand },
     byHandOwn: { script: hand, digest: OWN_DIGEST, maxModelLength: 512 },
-  })
-  gateway = await startGatewayUnderTest([
-    { id: 'scripted', url: upstream.url, token: 'upstream-token' },
-  ])
-  openai = new OpenAI({ baseURL: `${gateway.url}/v1`, apiKey: gateway.apiKey, maxRetries: 0 })
-})
+  },
+  { backend: { token: 'upstream-token' } },
+)
 
-afterAll(async () => {
-  await gateway.close()
-  await upstream.close()
+beforeAll(() => {
+  openai = new OpenAI({ baseURL: `${gateway.url}/v1`, apiKey: gateway.apiKey, maxRetries: 0 })
 })
 
 const CANARY = 'canary-prompt-93b1'

@@ -1,14 +1,6 @@
-import { afterAll, beforeAll, expect, test } from 'vitest'
-import { type GatewayUnderTest, startGatewayUnderTest } from '../support/gateway-under-test.ts'
-import {
-  type Exchange,
-  type ScriptedUpstream,
-  startScriptedUpstream,
-  usageOf,
-} from '../support/scripted-upstream.ts'
-
-let upstream: ScriptedUpstream
-let gateway: GatewayUnderTest
+import { expect, test } from 'vitest'
+import { useScriptedGateway } from '../support/scripted-gateway.ts'
+import { type Exchange, usageOf } from '../support/scripted-upstream.ts'
 
 const messages = [{ role: 'user', content: 'hi' }]
 /** Changed by a test: other weights under the same name. */
@@ -30,18 +22,10 @@ function answer(exchange: Exchange) {
   exchange.sendJson(200, { id, choices, usage: usageOf(7, 2) })
 }
 
-beforeAll(async () => {
-  upstream = await startScriptedUpstream({
-    own: { script: answer, digest: `0x${'a'.repeat(64)}` },
-    reloaded,
-    foreign: { script: answer },
-  })
-  gateway = await startGatewayUnderTest([{ id: 'scripted', url: upstream.url }])
-})
-
-afterAll(async () => {
-  await gateway.close()
-  await upstream.close()
+const { upstream, gateway } = useScriptedGateway({
+  own: { script: answer, digest: `0x${'a'.repeat(64)}` },
+  reloaded,
+  foreign: { script: answer },
 })
 
 async function ask(body: object, headers: Record<string, string> = {}) {

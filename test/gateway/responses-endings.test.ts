@@ -1,47 +1,39 @@
 import OpenAI from 'openai'
 import type { ResponseStreamEvent } from 'openai/resources/responses/responses'
-import { afterAll, beforeAll, expect, test } from 'vitest'
-import { type GatewayUnderTest, startGatewayUnderTest } from '../support/gateway-under-test.ts'
-import { type ScriptedUpstream, startScriptedUpstream } from '../support/scripted-upstream.ts'
+import { beforeAll, expect, test } from 'vitest'
+import { useScriptedGateway } from '../support/scripted-gateway.ts'
 
-let upstream: ScriptedUpstream
-let gateway: GatewayUnderTest
 let openai: OpenAI
 
-beforeAll(async () => {
-  upstream = await startScriptedUpstream({
-    dying: {
-      script: ({ startStream, sendToken, die }) => {
-        startStream()
-        sendToken('It ')
-        setTimeout(die, 50)
-      },
+const { upstream, gateway } = useScriptedGateway({
+  dying: {
+    script: ({ startStream, sendToken, die }) => {
+      startStream()
+      sendToken('It ')
+      setTimeout(die, 50)
     },
-    failing: {
-      script: ({ startStream, sendToken, sendFrame, res }) => {
-        startStream()
-        sendToken('It ')
-        sendFrame({ error: { message: 'out of memory' } })
-        res.end()
-      },
+  },
+  failing: {
+    script: ({ startStream, sendToken, sendFrame, res }) => {
+      startStream()
+      sendToken('It ')
+      sendFrame({ error: { message: 'out of memory' } })
+      res.end()
     },
-    broken: { script: ({ sendJson }) => sendJson(500, {}) },
-    late: { script: ({ sendJson }) => void setTimeout(() => sendJson(500, {}), 700) },
-    endless: {
-      script: ({ startStream, sendToken, res }) => {
-        startStream()
-        const timer = setInterval(() => sendToken('x '), 10)
-        res.on('close', () => clearInterval(timer))
-      },
+  },
+  broken: { script: ({ sendJson }) => sendJson(500, {}) },
+  late: { script: ({ sendJson }) => void setTimeout(() => sendJson(500, {}), 700) },
+  endless: {
+    script: ({ startStream, sendToken, res }) => {
+      startStream()
+      const timer = setInterval(() => sendToken('x '), 10)
+      res.on('close', () => clearInterval(timer))
     },
-  })
-  gateway = await startGatewayUnderTest([{ id: 'scripted', url: upstream.url }])
-  openai = new OpenAI({ baseURL: `${gateway.url}/v1`, apiKey: gateway.apiKey, maxRetries: 0 })
+  },
 })
 
-afterAll(async () => {
-  await gateway.close()
-  await upstream.close()
+beforeAll(() => {
+  openai = new OpenAI({ baseURL: `${gateway.url}/v1`, apiKey: gateway.apiKey, maxRetries: 0 })
 })
 
 const input = 'What is the capital of France?'

@@ -1,30 +1,22 @@
 import OpenAI from 'openai'
 import { zodTextFormat } from 'openai/helpers/zod'
 import type { ResponseStreamEvent } from 'openai/resources/responses/responses'
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { beforeAll, expect, test } from 'vitest'
 import { z } from 'zod'
-import { type GatewayUnderTest, startGatewayUnderTest } from '../support/gateway-under-test.ts'
 import { CALLS, say } from '../support/scripted-answers.ts'
-import { type ScriptedUpstream, startScriptedUpstream } from '../support/scripted-upstream.ts'
+import { useScriptedGateway } from '../support/scripted-gateway.ts'
 
-let upstream: ScriptedUpstream
-let gateway: GatewayUnderTest
 let openai: OpenAI
 
-beforeAll(async () => {
-  upstream = await startScriptedUpstream({
-    plain: { script: say({ content: 'It is Paris.' }, 'stop') },
-    short: { script: say({ content: 'It is' }, 'length') },
-    json: { script: say({ content: '{"city":"Paris"}' }, 'stop') },
-    caller: { script: say({ content: 'Let me look. ', tool_calls: CALLS }, 'tool_calls') },
-  })
-  gateway = await startGatewayUnderTest([{ id: 'scripted', url: upstream.url }])
-  openai = new OpenAI({ baseURL: `${gateway.url}/v1`, apiKey: gateway.apiKey, maxRetries: 0 })
+const { upstream, gateway } = useScriptedGateway({
+  plain: { script: say({ content: 'It is Paris.' }, 'stop') },
+  short: { script: say({ content: 'It is' }, 'length') },
+  json: { script: say({ content: '{"city":"Paris"}' }, 'stop') },
+  caller: { script: say({ content: 'Let me look. ', tool_calls: CALLS }, 'tool_calls') },
 })
 
-afterAll(async () => {
-  await gateway.close()
-  await upstream.close()
+beforeAll(() => {
+  openai = new OpenAI({ baseURL: `${gateway.url}/v1`, apiKey: gateway.apiKey, maxRetries: 0 })
 })
 
 const input = 'What is the capital of France?'

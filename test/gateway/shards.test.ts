@@ -1,30 +1,15 @@
-import { afterAll, beforeAll, expect, test } from 'vitest'
-import { type GatewayUnderTest, startGatewayUnderTest } from '../support/gateway-under-test.ts'
-import {
-  type ScriptedUpstream,
-  startScriptedUpstream,
-  usageOf,
-} from '../support/scripted-upstream.ts'
+import { expect, test } from 'vitest'
+import { useScriptedGateway } from '../support/scripted-gateway.ts'
+import { usageOf } from '../support/scripted-upstream.ts'
 
-let upstream: ScriptedUpstream
-let gateway: GatewayUnderTest
-
-beforeAll(async () => {
-  upstream = await startScriptedUpstream({
-    m: {
-      script: (each) => {
-        const message = { role: 'assistant', content: each.requestId }
-        const choices = [{ index: 0, message, finish_reason: 'stop' }]
-        each.sendJson(200, { id: 'x', choices, usage: usageOf(6, 1) })
-      },
+const { gateway } = useScriptedGateway({
+  m: {
+    script: (each) => {
+      const message = { role: 'assistant', content: each.requestId }
+      const choices = [{ index: 0, message, finish_reason: 'stop' }]
+      each.sendJson(200, { id: 'x', choices, usage: usageOf(6, 1) })
     },
-  })
-  gateway = await startGatewayUnderTest([{ id: 'scripted', url: upstream.url }])
-})
-
-afterAll(async () => {
-  await gateway.close()
-  await upstream.close()
+  },
 })
 
 const BODY = { model: 'm', messages: [{ role: 'user', content: 'hi' }], max_tokens: 5 }

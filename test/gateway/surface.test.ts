@@ -1,44 +1,30 @@
 import OpenAI from 'openai'
-import { afterAll, beforeAll, expect, test } from 'vitest'
-import { type GatewayUnderTest, startGatewayUnderTest } from '../support/gateway-under-test.ts'
-import {
-  type ScriptedUpstream,
-  startScriptedUpstream,
-  usageOf,
-} from '../support/scripted-upstream.ts'
-
-let upstream: ScriptedUpstream
-let gateway: GatewayUnderTest
+import { expect, test } from 'vitest'
+import { useScriptedGateway } from '../support/scripted-gateway.ts'
+import { usageOf } from '../support/scripted-upstream.ts'
 
 const CANARY = 'canary-prompt-5d17'
 const messages = [{ role: 'user' as const, content: CANARY }]
 
-beforeAll(async () => {
-  const answer = {
-    id: 'x',
-    choices: [{ index: 0, message: { role: 'assistant', content: 'ok' }, finish_reason: 'stop' }],
-    usage: usageOf(4, 1),
-  }
-  const model = {
-    script: (exchange: { sendJson: (status: number, body: unknown) => void }) =>
-      exchange.sendJson(200, answer),
-    maxModelLength: 100,
-  }
-  upstream = await startScriptedUpstream({
+const answer = {
+  id: 'x',
+  choices: [{ index: 0, message: { role: 'assistant', content: 'ok' }, finish_reason: 'stop' }],
+  usage: usageOf(4, 1),
+}
+const model = {
+  script: (exchange: { sendJson: (status: number, body: unknown) => void }) =>
+    exchange.sendJson(200, answer),
+  maxModelLength: 100,
+}
+
+const { upstream, gateway } = useScriptedGateway(
+  {
     base: { ...model, digest: `0x${'cd'.repeat(32)}` },
     'org/base:adapter': model,
     silent: { script: () => {} },
-  })
-  gateway = await startGatewayUnderTest([{ id: 'scripted', url: upstream.url }], {
-    MAX_BODY_BYTES: '100000',
-    UPSTREAM_SILENCE_MS: '300',
-  })
-})
-
-afterAll(async () => {
-  await gateway.close()
-  await upstream.close()
-})
+  },
+  { vars: { MAX_BODY_BYTES: '100000', UPSTREAM_SILENCE_MS: '300' } },
+)
 
 const chat = (body: string | Uint8Array, headers: Record<string, string> = {}) =>
   gateway.call('/v1/chat/completions', { method: 'POST', body, headers })

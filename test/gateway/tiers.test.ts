@@ -1,34 +1,19 @@
-import { afterAll, beforeAll, expect, test } from 'vitest'
-import { type GatewayUnderTest, startGatewayUnderTest } from '../support/gateway-under-test.ts'
-import {
-  type ScriptedUpstream,
-  startScriptedUpstream,
-  usageOf,
-} from '../support/scripted-upstream.ts'
+import { expect, test } from 'vitest'
+import { useScriptedGateway } from '../support/scripted-gateway.ts'
+import { usageOf } from '../support/scripted-upstream.ts'
 
-let upstream: ScriptedUpstream
-let gateway: GatewayUnderTest
-
-beforeAll(async () => {
-  upstream = await startScriptedUpstream({
-    m: {
-      script: (each) => {
-        if (!each.body.stream) {
-          const message = { role: 'assistant', content: 'ok' }
-          const choices = [{ index: 0, message, finish_reason: 'stop' }]
-          return each.sendJson(200, { id: 'x', choices, usage: usageOf(6, 1) })
-        }
-        each.startStream()
-        each.finishStream(usageOf(6, 0))
-      },
+const { upstream, gateway } = useScriptedGateway({
+  m: {
+    script: (each) => {
+      if (!each.body.stream) {
+        const message = { role: 'assistant', content: 'ok' }
+        const choices = [{ index: 0, message, finish_reason: 'stop' }]
+        return each.sendJson(200, { id: 'x', choices, usage: usageOf(6, 1) })
+      }
+      each.startStream()
+      each.finishStream(usageOf(6, 0))
     },
-  })
-  gateway = await startGatewayUnderTest([{ id: 'scripted', url: upstream.url }])
-})
-
-afterAll(async () => {
-  await gateway.close()
-  await upstream.close()
+  },
 })
 
 const BODIES = {

@@ -1,26 +1,14 @@
-import { afterAll, beforeAll, expect, test } from 'vitest'
-import { type GatewayUnderTest, startGatewayUnderTest } from '../support/gateway-under-test.ts'
-import { type ScriptedUpstream, startScriptedUpstream } from '../support/scripted-upstream.ts'
+import { expect, test } from 'vitest'
+import { useScriptedGateway } from '../support/scripted-gateway.ts'
 
-let upstream: ScriptedUpstream
-let gateway: GatewayUnderTest
-
-beforeAll(async () => {
-  upstream = await startScriptedUpstream({
-    vllm: {
-      script: ({ res, sendJson }) =>
-        res.req.url === '/tokenize'
-          ? sendJson(200, { count: 2, max_model_len: 64, tokens: [5, 6], token_strs: null })
-          : sendJson(200, { prompt: 'hello' }),
-    },
-    other: { script: ({ sendJson }) => sendJson(404, { detail: 'Not Found' }) },
-  })
-  gateway = await startGatewayUnderTest([{ id: 'scripted', url: upstream.url }])
-})
-
-afterAll(async () => {
-  await gateway.close()
-  await upstream.close()
+const { upstream, gateway } = useScriptedGateway({
+  vllm: {
+    script: ({ res, sendJson }) =>
+      res.req.url === '/tokenize'
+        ? sendJson(200, { count: 2, max_model_len: 64, tokens: [5, 6], token_strs: null })
+        : sendJson(200, { prompt: 'hello' }),
+  },
+  other: { script: ({ sendJson }) => sendJson(404, { detail: 'Not Found' }) },
 })
 
 const settled = async () => (await gateway.settledUsage([upstream.exchanges.at(-1)!.requestId]))[0]
