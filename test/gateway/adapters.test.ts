@@ -3,11 +3,15 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setImmediate } from 'node:timers/promises'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { type ApiDocument, findOperation, readApiDocument } from '../support/api-document.ts'
+import { type ApiDocument, createDocumentedCall, readApiDocument } from '../support/api-document.ts'
 import { type GatewayUnderTest, startGatewayUnderTest } from '../support/gateway-under-test.ts'
 import { startHubServer } from '../support/hub-server.ts'
 import { type ModelBackend, startModelBackend } from '../support/model-backend.ts'
-import { type PeftAdapterOptions, writePeftAdapter } from '../support/peft-adapter.ts'
+import {
+  type PeftAdapterOptions,
+  readAdapterForm,
+  writePeftAdapter,
+} from '../support/peft-adapter.ts'
 import { TINY_CONFIG as BYTE_CONFIG, startTestBackend } from '../support/test-backend.ts'
 import { TINY_CONFIG } from '../support/tiny-model.ts'
 
@@ -52,18 +56,7 @@ async function createCaller(accountId: string, keyFields: object = {}) {
     scopes: ['inference', 'adapters:read', 'adapters:write'],
     ...keyFields,
   })
-  const call = async (method: string, path: string, body?: object) => {
-    const response = await fetch(gateway.url + path, {
-      method,
-      headers: {
-        authorization: `Bearer ${apiKey}`,
-        ...(!(body instanceof FormData) && { 'content-type': 'application/json' }),
-      },
-      ...(body && { body: body instanceof FormData ? body : JSON.stringify(body) }),
-    })
-    const operationId = findOperation(api, method, path)
-    return { status: response.status, body: await api.expectDocumented(operationId, response) }
-  }
+  const call = createDocumentedCall(api, gateway.url, apiKey)
   return {
     accountId,
     call,
@@ -98,16 +91,7 @@ async function startHub() {
 }
 
 async function createForm(fields: object, options: PeftAdapterOptions): Promise<FormData> {
-  return readForm(await writeFiles(options), fields)
-}
-
-async function readForm(folder: string, fields: object): Promise<FormData> {
-  const form = new FormData()
-  for (const [name, value] of Object.entries(fields)) form.append(name, value)
-  for (const name of ['adapter_config.json', 'adapter_model.safetensors']) {
-    form.append('files', new Blob([await readFile(join(folder, name))]), name)
-  }
-  return form
+  return readAdapterForm(await writeFiles(options), fields)
 }
 
 const refusal = (status: number, code: string, param?: string) => ({
@@ -287,7 +271,7 @@ test('a delete does not wait for ever for a request in flight: 409, and it goes 
   const headers = { authorization: `Bearer ${key.api_key}` }
   const folder = await mkdtemp(join(scratch, 'byte-'))
   await writePeftAdapter(folder, BYTE_CONFIG, { modules: ['q'] })
-  const body = await readForm(folder, { id: 'poet' })
+  const body = await readAdapterForm(folder, { id: 'poet' })
   const uploaded = await fetch(`${other.url}/v1/adapters`, { method: 'POST', headers, body })
   expect(uploaded.status).toBe(201)
   const running = fetch(`${backend.url}/v1/completions`, {

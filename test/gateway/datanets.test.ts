@@ -1,8 +1,8 @@
-import { mkdir, mkdtemp, readFile, rm } from 'node:fs/promises'
+import { mkdir, mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { type ApiDocument, findOperation, readApiDocument } from '../support/api-document.ts'
+import { type ApiDocument, createDocumentedCall, readApiDocument } from '../support/api-document.ts'
 import {
   ADA_PAYEE,
   CONTRIBUTORS,
@@ -11,7 +11,7 @@ import {
   teach,
 } from '../support/datanet-form.ts'
 import { type GatewayUnderTest, startGatewayUnderTest } from '../support/gateway-under-test.ts'
-import { writePeftAdapter } from '../support/peft-adapter.ts'
+import { readAdapterForm, writePeftAdapter } from '../support/peft-adapter.ts'
 import { startTestBackend, type TestBackend, TINY_CONFIG } from '../support/test-backend.ts'
 
 /** 0.2 USD a token, so that shares can be told apart. */
@@ -61,31 +61,13 @@ async function createCaller(accountId: string, keyFields: object = {}) {
     scopes: ['inference', 'receipts:read', 'adapters:read', 'adapters:write'],
     ...keyFields,
   })
-  const call = async (method: string, path: string, body?: object) => {
-    const response = await fetch(gateway.url + path, {
-      method,
-      headers: {
-        authorization: `Bearer ${apiKey}`,
-        ...(!(body instanceof FormData) && { 'content-type': 'application/json' }),
-      },
-      ...(body && { body: body instanceof FormData ? body : JSON.stringify(body) }),
-    })
-    const operationId = findOperation(api, method, path)
-    return { status: response.status, body: await api.expectDocumented(operationId, response) }
-  }
+  const call = createDocumentedCall(api, gateway.url, apiKey)
   return {
     call,
     send: (id: string, data = [teach('one', SAYING)], contributors: object = CONTRIBUTORS) =>
       call('POST', '/v1/datanets', createDatanetForm(id, data, contributors)),
-    register: async (id: string, datanet: string) => {
-      const form = new FormData()
-      form.append('id', id)
-      form.append('datanet', datanet)
-      for (const name of ['adapter_config.json', 'adapter_model.safetensors']) {
-        form.append('files', new Blob([await readFile(join(scratch, 'peft', name))]), name)
-      }
-      return call('POST', '/v1/adapters', form)
-    },
+    register: async (id: string, datanet: string) =>
+      call('POST', '/v1/adapters', await readAdapterForm(join(scratch, 'peft'), { id, datanet })),
     chat: (model: string) =>
       call('POST', '/v1/chat/completions', {
         model,

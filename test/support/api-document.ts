@@ -63,8 +63,24 @@ export async function readApiDocument(gatewayUrl: string): Promise<ApiDocument> 
   }
 }
 
+/** Calls of a gateway with a key; each answer is held against the document. */
+export function createDocumentedCall(api: ApiDocument, gatewayUrl: string, apiKey: string) {
+  return async (method: string, path: string, body?: object) => {
+    const response = await fetch(gatewayUrl + path, {
+      method,
+      headers: {
+        authorization: `Bearer ${apiKey}`,
+        ...(!(body instanceof FormData) && { 'content-type': 'application/json' }),
+      },
+      ...(body && { body: body instanceof FormData ? body : JSON.stringify(body) }),
+    })
+    const operationId = findOperation(api, method, path)
+    return { status: response.status, body: await api.expectDocumented(operationId, response) }
+  }
+}
+
 /** The operation that a call means. */
-export function findOperation({ operations }: ApiDocument, method: string, url: string): string {
+function findOperation({ operations }: ApiDocument, method: string, url: string): string {
   const [path = ''] = url.split('?')
   const found = operations.find((each) => {
     const pattern = each.path.replace(/\{\w+\}/g, '[^/]+')

@@ -1,4 +1,4 @@
-import { mkdir, writeFile } from 'node:fs/promises'
+import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { listLinearModules } from '../../gpu-backend/adapters/module-patterns.ts'
 import {
@@ -102,4 +102,14 @@ function createRandom(seed: number): () => number {
     mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61)
     return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32
   }
+}
+
+/** The fields and files of `POST /v1/adapters`, of an adapter that is in a folder. */
+export async function readAdapterForm(folder: string, fields: object): Promise<FormData> {
+  const form = new FormData()
+  for (const [name, value] of Object.entries(fields)) form.append(name, value)
+  for (const name of ['adapter_config.json', 'adapter_model.safetensors']) {
+    form.append('files', new Blob([await readFile(join(folder, name))]), name)
+  }
+  return form
 }

@@ -1,9 +1,14 @@
-import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { backendModelsSchema } from '../../../protocol/backend.ts'
-import { type PeftAdapterOptions, writePeftAdapter } from '../../support/peft-adapter.ts'
+import {
+  type PeftAdapterOptions,
+  readAdapterForm,
+  writePeftAdapter,
+} from '../../support/peft-adapter.ts'
+import { createTenantCall } from '../../support/tenant-call.ts'
 import {
   startTestBackend,
   type TestBackend,
@@ -33,15 +38,7 @@ async function start(options: TestBackendOptions = {}) {
 }
 
 function createCaller(backend: TestBackend, tenant: string | null) {
-  const call = async (method: string, path: string, body?: object | FormData) => {
-    const response = await fetch(backend.url + path, {
-      method,
-      headers: tenant === null ? {} : { 'x-tallygate-tenant': tenant },
-      ...(body && { body: body instanceof FormData ? body : JSON.stringify(body) }),
-    })
-    // biome-ignore lint/suspicious/noExplicitAny: whatever the endpoint answers
-    return { status: response.status, body: (await response.json()) as any }
-  }
+  const call = createTenantCall(backend.url, tenant)
   return {
     call,
     upload: async (
@@ -62,12 +59,7 @@ function createCaller(backend: TestBackend, tenant: string | null) {
 async function createForm(id: string, options: PeftAdapterOptions, fields: object) {
   const folder = await mkdtemp(join(scratch, 'peft-'))
   await writePeftAdapter(folder, TINY_CONFIG, { modules: ['q'], ...options })
-  const form = new FormData()
-  for (const [name, value] of Object.entries({ id, ...fields })) form.append(name, value)
-  for (const name of ['adapter_config.json', 'adapter_model.safetensors']) {
-    form.append('files', new Blob([await readFile(join(folder, name))]), name)
-  }
-  return form
+  return readAdapterForm(folder, { id, ...fields })
 }
 
 test('adapters of one name are apart for each tenant: seen, used, replaced and deleted by it alone', async () => {

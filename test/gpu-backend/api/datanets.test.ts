@@ -1,4 +1,4 @@
-import { appendFile, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { appendFile, mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
@@ -9,7 +9,8 @@ import {
   SAYING,
   teach,
 } from '../../support/datanet-form.ts'
-import { writePeftAdapter } from '../../support/peft-adapter.ts'
+import { readAdapterForm, writePeftAdapter } from '../../support/peft-adapter.ts'
+import { createTenantCall } from '../../support/tenant-call.ts'
 import {
   startTestBackend,
   type TestBackend,
@@ -45,28 +46,13 @@ async function start(options: TestBackendOptions = {}) {
 }
 
 function createCaller(backend: TestBackend, tenant: string | null) {
-  const call = async (method: string, path: string, body?: object | FormData) => {
-    const response = await fetch(backend.url + path, {
-      method,
-      headers: tenant === null ? {} : { 'x-tallygate-tenant': tenant },
-      ...(body && { body: body instanceof FormData ? body : JSON.stringify(body) }),
-    })
-    // biome-ignore lint/suspicious/noExplicitAny: whatever the endpoint answers
-    return { status: response.status, body: (await response.json()) as any }
-  }
+  const call = createTenantCall(backend.url, tenant)
   return {
     call,
     send: (id: string, data = [teach('one', SAYING)], contributors: object = CONTRIBUTORS) =>
       call('POST', '/v1/datanets', createDatanetForm(id, data, contributors)),
-    register: async (id: string, datanet: string) => {
-      const form = new FormData()
-      form.append('id', id)
-      form.append('datanet', datanet)
-      for (const name of ['adapter_config.json', 'adapter_model.safetensors']) {
-        form.append('files', new Blob([await readFile(join(scratch, 'peft', name))]), name)
-      }
-      return call('POST', '/v1/adapters', form)
-    },
+    register: async (id: string, datanet: string) =>
+      call('POST', '/v1/adapters', await readAdapterForm(join(scratch, 'peft'), { id, datanet })),
     payees: async (model: string): Promise<readonly string[]> => {
       const { body } = await call('POST', '/v1/completions', { model, prompt: 'x' })
       return body.tallygate.contributors.map(({ payee }: { payee: string }) => payee)
