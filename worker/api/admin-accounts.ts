@@ -22,6 +22,7 @@ import { balanceFields, composeBalanceBody } from './credit-body.ts'
 import { composeModelLimits, modelLimitSchema, modelLimitsBodySchema } from './model-limit-body.ts'
 import { parseRequest } from './parse-request.ts'
 import { readJsonBody } from './read-json-body.ts'
+import { settingsFromBody } from './settings-from-body.ts'
 import { cannotShard } from './shard-settings.ts'
 
 const settings = accountSettingsSchema.shape
@@ -108,7 +109,7 @@ export async function createAccount(c: AppContext): Promise<Response> {
   const { name, ...limits } = parseRequest(accountBodySchema, await readBody(c))
   requireCallable(c, limits)
   const accountId = createAccountId()
-  const chosen = accountSettingsSchema.parse(readLimits(limits))
+  const chosen = accountSettingsSchema.parse(settingsFromBody(limits))
   const description = await configure(c, accountId, chosen)
   const account = c.var.services.account(accountId)
   const created = await account.createKey(keySettingsSchema.parse({ name }))
@@ -131,9 +132,11 @@ export async function getAccount(c: AppContext): Promise<Response> {
 export async function updateAccount(c: AppContext): Promise<Response> {
   const body = parseRequest(limitsBodySchema, await readBody(c))
   requireCallable(c, body)
-  const limits = readLimits(body)
   const current = await requireAccount(c)
-  const changed = accountSettingsSchema.parse({ ...current.settings, ...limits })
+  const changed = accountSettingsSchema.parse({
+    ...current.settings,
+    ...settingsFromBody(body),
+  })
   return c.json(await composeAccountBody(c, await configure(c, current.accountId, changed)))
 }
 
@@ -183,22 +186,6 @@ function requireCallable(c: AppContext, { alerts }: z.output<typeof limitsBodySc
   if (fault === null) return
   const param = 'alerts.url'
   throw new ApiError('invalid_request', { message: `${param}: ${fault}`, param })
-}
-
-function readLimits(body: z.output<typeof limitsBodySchema>) {
-  const limits = {
-    requestsPerMinute: body.requests_per_minute,
-    tokensPerMinute: body.tokens_per_minute,
-    maxConcurrentRequests: body.max_concurrent_requests,
-    modelLimits: body.model_limits,
-    budgetMicroUsd: body.budget_micro_usd,
-    windowBudgets: body.window_budgets,
-    prepaid: body.prepaid,
-    alerts: body.alerts,
-    tierPercents: body.tier_percents,
-    shards: body.shards,
-  }
-  return Object.fromEntries(Object.entries(limits).filter(([, value]) => value !== undefined))
 }
 
 async function composeAccountBody(

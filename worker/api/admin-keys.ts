@@ -9,6 +9,7 @@ import { apiKeySchema, composeKeyBody } from './key.ts'
 import { modelLimitsBodySchema } from './model-limit-body.ts'
 import { parseRequest } from './parse-request.ts'
 import { readJsonBody } from './read-json-body.ts'
+import { settingsFromBody } from './settings-from-body.ts'
 import { unshardableLimit } from './shard-settings.ts'
 
 const settings = keySettingsSchema.shape
@@ -31,22 +32,9 @@ const keyShape = {
 }
 
 /** A key's settings as the API spells them. */
-export const keyBodySchema = z.strictObject(keyShape).transform(
-  (body): KeySettings => ({
-    name: body.name,
-    expiresAtMs: body.expires_at_ms,
-    models: body.models,
-    scopes: body.scopes,
-    requestsPerMinute: body.requests_per_minute,
-    tokensPerMinute: body.tokens_per_minute,
-    maxConcurrentRequests: body.max_concurrent_requests,
-    modelLimits: body.model_limits,
-    budgetMicroUsd: body.budget_micro_usd,
-    windowBudgets: body.window_budgets,
-    memberId: body.member_id,
-    tier: body.tier,
-  }),
-)
+export const keyBodySchema = z
+  .strictObject(keyShape)
+  .transform((body): KeySettings => settingsFromBody(body))
 
 /** Some of them: what is absent stays as it is. */
 export const keyChangesBodySchema = z
@@ -63,21 +51,7 @@ export const keyChangesBodySchema = z
     model_limits: modelLimitsBodySchema.optional(),
     tier: settings.tier.unwrap().optional(),
   })
-  .transform(
-    (body): KeyChanges => ({
-      name: body.name,
-      expiresAtMs: body.expires_at_ms,
-      models: body.models,
-      scopes: body.scopes,
-      requestsPerMinute: body.requests_per_minute,
-      tokensPerMinute: body.tokens_per_minute,
-      maxConcurrentRequests: body.max_concurrent_requests,
-      modelLimits: body.model_limits,
-      budgetMicroUsd: body.budget_micro_usd,
-      windowBudgets: body.window_budgets,
-      tier: body.tier,
-    }),
-  )
+  .transform((body): KeyChanges => settingsFromBody(body))
 
 export const createdKeySchema = z
   .strictObject({

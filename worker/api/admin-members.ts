@@ -1,6 +1,6 @@
 import { z } from 'zod'
 import type { MemberSummary } from '../access/account-contract.ts'
-import { type MemberSettings, memberSettingsSchema } from '../access/account-settings.ts'
+import { memberSettingsSchema } from '../access/account-settings.ts'
 import { ApiError } from '../errors.ts'
 import { requireAccount } from './account-parameter.ts'
 import type { AppContext } from './app-context.ts'
@@ -14,6 +14,7 @@ import {
 import { composeModelLimits, modelLimitSchema, modelLimitsBodySchema } from './model-limit-body.ts'
 import { parseRequest } from './parse-request.ts'
 import { readJsonBody } from './read-json-body.ts'
+import { settingsFromBody } from './settings-from-body.ts'
 import { unshardableLimit } from './shard-settings.ts'
 
 const settings = memberSettingsSchema.shape
@@ -59,7 +60,7 @@ export const removedMemberSchema = z
 export async function createMember(c: AppContext): Promise<Response> {
   const body = parseRequest(memberBodySchema, await readBody(c))
   const { accountId } = await requireAccount(c)
-  const settings = memberSettingsSchema.parse(readSettings(body))
+  const settings = memberSettingsSchema.parse(settingsFromBody(body))
   const created = await c.var.services.account(accountId).createMember(settings)
   if (created.outcome === 'unshardable') throw unshardableLimit(created)
   return c.json(composeMemberBody(created.member), 201)
@@ -67,7 +68,7 @@ export async function createMember(c: AppContext): Promise<Response> {
 
 /** `PATCH /admin/v1/accounts/{id}/members/{member id}`: changes what is named, from the next request on. */
 export async function updateMember(c: AppContext): Promise<Response> {
-  const changes = readSettings(parseRequest(memberChangesSchema, await readBody(c)))
+  const changes = settingsFromBody(parseRequest(memberChangesSchema, await readBody(c)))
   const { accountId } = await requireAccount(c)
   const updated = await c.var.services.account(accountId).updateMember(readMemberId(c), changes)
   if (updated.outcome === 'unshardable') throw unshardableLimit(updated)
@@ -98,19 +99,6 @@ const readMemberId = (c: AppContext) => c.req.param('memberId') ?? ''
 
 function unknownMember(): ApiError {
   return new ApiError('not_found', { message: 'The account has no such member.' })
-}
-
-function readSettings(body: z.output<typeof memberChangesSchema>): Partial<MemberSettings> {
-  const named = {
-    name: body.name,
-    requestsPerMinute: body.requests_per_minute,
-    tokensPerMinute: body.tokens_per_minute,
-    maxConcurrentRequests: body.max_concurrent_requests,
-    modelLimits: body.model_limits,
-    budgetMicroUsd: body.budget_micro_usd,
-    windowBudgets: body.window_budgets,
-  }
-  return Object.fromEntries(Object.entries(named).filter(([, value]) => value !== undefined))
 }
 
 /** A member as the API spells it. */

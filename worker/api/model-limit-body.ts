@@ -7,6 +7,7 @@ import {
   modelNameSchema,
   rateSchema,
 } from '../access/rate-limits.ts'
+import { settingsFromBody } from './settings-from-body.ts'
 
 export const modelLimitSchema = z
   .strictObject({
@@ -45,13 +46,7 @@ export const modelLimitsBodySchema = z
   )
   .max(100)
   .transform((bodies, ctx): ModelLimit[] => {
-    const limits = bodies.map((body) => ({
-      model: body.model,
-      requestsPerMinute: body.requests_per_minute,
-      tokensPerMinute: body.tokens_per_minute,
-      maxConcurrentRequests: body.max_concurrent_requests,
-    }))
-    const parsed = modelLimitsSchema.safeParse(limits)
+    const parsed = modelLimitsSchema.safeParse(bodies.map(settingsFromBody))
     if (parsed.success) return parsed.data
     for (const { message } of parsed.error.issues) ctx.addIssue({ code: 'custom', message })
     return z.NEVER

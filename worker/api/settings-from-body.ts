@@ -1,0 +1,15 @@
+type CamelCase<Name> = Name extends `${infer Head}_${infer Tail}`
+  ? `${Head}${Capitalize<CamelCase<Tail>>}`
+  : Name
+
+type Settings<Body> = {
+  [Name in keyof Body as CamelCase<Name> & string]: Exclude<Body[Name], undefined>
+}
+
+/** The fields of a body under the names they have inside: `model_limits` is `modelLimits`. Nothing stands for an absent one. */
+export function settingsFromBody<Body extends object>(body: Body): Settings<Body> {
+  const fields = Object.entries(body)
+    .filter(([, value]) => value !== undefined)
+    .map(([name, value]) => [name.replace(/_(.)/g, (_, letter) => letter.toUpperCase()), value])
+  return Object.fromEntries(fields) as Settings<Body> // as the names are changed
+}
