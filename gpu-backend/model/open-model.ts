@@ -93,7 +93,7 @@ function serve(
 /** [out, in] as rotated rows of int8. */
 function serveRotated(stored: StoredWeights): LinearWeights {
   const [, inputSize = 0] = stored.shape
-  return quantiseRotated(stored.values().slice(), inputSize)
+  return quantiseRotated(stored.values(), inputSize)
 }
 
 /** Row of an interleaved q or k for each row of the rotate-half layout; null for the other layers. */

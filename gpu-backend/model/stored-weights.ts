@@ -10,7 +10,7 @@ export interface StoredWeights {
   readonly data: Uint8Array
   /** The stored quantised blocks, exactly; null for a type that has none of our forms. */
   readonly blocks: (() => LinearWeights) | null
-  /** Exact values in float32, row-major. */
+  /** Exact values in float32, row-major, in memory of their own at each call. */
   readonly values: () => Float32Array
 }
 
