@@ -1,9 +1,11 @@
 import type { AccountObject } from './access/account-object.ts'
+import { nameShard } from './access/account-shards.ts'
 import { FloodShield } from './access/flood-shield.ts'
 import type { ResponseObject } from './access/response-object.ts'
 import type { Env } from './bindings.ts'
 import { createFleet, type Fleet } from './dispatch/fleet.ts'
 import { createModelCatalogue, type ModelCatalogue } from './dispatch/model-catalogue.ts'
+import { ShardDirectory } from './dispatch/shard-directory.ts'
 import { type Config, parseConfig } from './env.ts'
 import { createPriceBook, type PriceBook } from './ledger/price-book.ts'
 import { readPriceList } from './ledger/price-store.ts'
@@ -21,8 +23,9 @@ export interface Services {
   readonly prices: PriceBook
   readonly database: D1Database
   readonly shield: FloodShield
-  /** A new stub for each call: a stub must not outlive its request. */
-  readonly account: (accountId: string) => DurableObjectStub<AccountObject>
+  readonly shards: ShardDirectory
+  /** A new stub for each call: a stub must not outlive its request. Without a shard, the account's own object. */
+  readonly account: (accountId: string, shard?: number) => DurableObjectStub<AccountObject>
   /** Of a kept response, by account, key and response id. */
   readonly response: (name: string) => DurableObjectStub<ResponseObject>
   readonly anchor: () => DurableObjectStub<AnchorObject>
@@ -57,7 +60,8 @@ export function createServices(env: Env): Services {
     }),
     database: env.DB,
     shield: new FloodShield({ freeCallsPerMinute: config.FREE_CALLS_PER_MINUTE }),
-    account: (accountId) => env.ACCOUNT.getByName(accountId),
+    shards: new ShardDirectory(),
+    account: (accountId, shard = 0) => env.ACCOUNT.getByName(nameShard(accountId, shard)),
     response: (name) => env.RESPONSE.getByName(name),
     anchor: () => env.ANCHOR.getByName(ANCHOR_NAME),
   }

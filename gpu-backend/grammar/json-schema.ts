@@ -2,8 +2,21 @@ import { matchAll } from './automaton.ts'
 import { writeAutomaton } from './automaton-rules.ts'
 import { areDisjoint } from './disjoint.ts'
 import { JSON_RULES, literal, repeat } from './ebnf.ts'
+import { mergeSchemas } from './merge-schemas.ts'
 import { numberBody } from './number-body.ts'
 import { type Pattern, PatternError, parsePattern } from './pattern-syntax.ts'
+import {
+  ANNOTATIONS,
+  checkKeywords,
+  isMany,
+  mayCopyItself,
+  readBounds,
+  readObject,
+  readRef,
+  readRequired,
+  readSchemas,
+  readTypes,
+} from './schema-keywords.ts'
 import {
   at,
   isObject,
@@ -12,37 +25,19 @@ import {
   resolve,
   type Schema,
   SchemaError,
-  TYPE_NAMES,
   type TypeName,
 } from './schema-parts.ts'
 import { STRING_FORMATS } from './string-formats.ts'
 
 const MAX_SCHEMA_LENGTH = 65_536
 const MAX_NODE_COUNT = 2_000
+/** So many characters count as a part where they are merged. */
+const LENGTH_OF_PART = 32
 const MAX_DEPTH = 32
 const MAX_ENUM_COUNT = 1_000
 const MAX_ONE_OF_COUNT = 64
-/** Of `minLength`, `maxLength`, `minItems` and `maxItems`. */
-const MAX_BOUND = 10_000
 /** Of `maxLength`: counting to more than this holds XGrammar (0.1.27) up for much of a second a step (docs/LOG.md). */
 const MAX_LENGTH = 128
-
-/** Keywords that promise nothing about the value. */
-const ANNOTATIONS = new Set(
-  '$schema $id $comment discriminator $defs definitions title description default examples deprecated readOnly writeOnly'.split(
-    ' ',
-  ),
-)
-/** Keywords that say all of a value, and which `type` may stand beside at most. */
-const WHOLES = ['$ref', 'anyOf', 'oneOf', 'allOf', 'enum', 'const'] as const
-
-const KEYWORDS_OF_TYPE: Readonly<Partial<Record<TypeName, readonly string[]>>> = {
-  object: ['properties', 'required', 'additionalProperties'],
-  array: ['items', 'minItems', 'maxItems'],
-  string: ['minLength', 'maxLength', 'format', 'pattern'],
-  number: ['minimum', 'maximum', 'exclusiveMinimum', 'exclusiveMaximum'],
-}
-const CONSTRAINTS = new Set(Object.values(KEYWORDS_OF_TYPE).flat())
 
 /** Collects the rules of one grammar: those of JSON, and whatever schemas and rules are added. */
 export interface GrammarBuilder {
@@ -76,6 +71,9 @@ class SchemaWriter {
   readonly #document: unknown
   readonly #rules: string[]
   readonly #rulesByRef = new Map<string, string>()
+  readonly #rulesBySchema = new Map<Schema, string>()
+  /** Options of which it is known that no two hold together. */
+  readonly #checked = new Set<readonly unknown[]>()
   #nodeCount = 0
 
   constructor(document: unknown, rules: string[]) {
@@ -91,7 +89,28 @@ class SchemaWriter {
   }
 
   #value(schema: unknown, place: Place): string {
-    this.#nodeCount++
+    this.#count(1, place)
+    if (schema === true) return 'value'
+    if (!isObject(schema))
+      throw new SchemaError(place.path, 'must be a schema that allows something')
+    checkKeywords(schema, place)
+    const types = readTypes(schema, place)
+    if (isMany(schema)) return this.#together(schema, place)
+    if (schema.$ref !== undefined) return this.#refOf(schema.$ref, place)
+    if (schema.anyOf !== undefined) return this.#anyOf(schema.anyOf, at(place, 'anyOf'))
+    if (schema.oneOf !== undefined) return this.#oneOf(schema.oneOf, at(place, 'oneOf'))
+    if (schema.allOf !== undefined) {
+      const here = at(place, 'allOf')
+      return this.#value(readSchemas(schema.allOf, here)[0], at(here, 0))
+    }
+    if (schema.const !== undefined) return literals([schema.const], types, at(place, 'const'))
+    if (schema.enum !== undefined) return literals(schema.enum, types, at(place, 'enum'))
+    if (types === null) return 'value'
+    return choice(types.map((type) => this.#ofType(type, schema, place)))
+  }
+
+  #count(partCount: number, place: Place): void {
+    this.#nodeCount += partCount
     if (this.#nodeCount > MAX_NODE_COUNT) {
       throw new SchemaError(
         place.path,
@@ -101,19 +120,69 @@ class SchemaWriter {
     if (place.depth > MAX_DEPTH) {
       throw new SchemaError(place.path, `must not be nested deeper than ${MAX_DEPTH}`)
     }
-    if (schema === true) return 'value'
+  }
+
+  /** What several schemas allow together: as one schema, for each option of a union among them. */
+  #together(schema: Schema, place: Place): string {
+    const parts = this.#partsOf(schema, place)
+    const index = parts.findIndex(
+      (part) => part.schema.anyOf !== undefined || part.schema.oneOf !== undefined,
+    )
+    const union = parts[index]
+    if (union !== undefined) {
+      const others = parts.toSpliced(index, 1).map((part) => part.schema)
+      const { keyword, options } = this.#optionsOf(union)
+      const here = at(union.place, keyword)
+      return choice(
+        options.map((option, i) => this.#value({ allOf: [option, ...others] }, at(here, i))),
+      )
+    }
+    // What is copied counts as if it had been sent as often, so that grammars stay as small.
+    for (const part of parts) {
+      this.#count(Math.floor(JSON.stringify(part.schema).length / LENGTH_OF_PART), place)
+    }
+    return this.#value(
+      parts.reduce<Schema>((merged, part) => mergeSchemas(merged, part.schema, part.place), {}),
+      place,
+    )
+  }
+
+  /** Schemas without `$ref` and `allOf`, each a single union or none, that together say the same. */
+  #partsOf(schema: unknown, place: Place): { schema: Schema; place: Place }[] {
+    this.#count(1, place)
+    if (schema === true) return []
     if (!isObject(schema))
       throw new SchemaError(place.path, 'must be a schema that allows something')
     checkKeywords(schema, place)
-    const types = readTypes(schema, place)
-    if (schema.$ref !== undefined) return this.#refOf(schema.$ref, place)
-    if (schema.anyOf !== undefined) return this.#anyOf(schema.anyOf, at(place, 'anyOf'))
-    if (schema.oneOf !== undefined) return this.#oneOf(schema.oneOf, at(place, 'oneOf'))
-    if (schema.allOf !== undefined) return this.#allOf(schema.allOf, at(place, 'allOf'))
-    if (schema.const !== undefined) return literals([schema.const], types, at(place, 'const'))
-    if (schema.enum !== undefined) return literals(schema.enum, types, at(place, 'enum'))
-    if (types === null) return 'value'
-    return choice(types.map((type) => this.#ofType(type, schema, place)))
+    readTypes(schema, place)
+    const { $ref, allOf, anyOf, oneOf, ...rest } = schema
+    const own = Object.entries(rest).filter(([keyword]) => !ANNOTATIONS.has(keyword))
+    const parts: { schema: Schema; place: Place }[] = []
+    if ($ref !== undefined) {
+      const ref = readRef($ref, at(place, '$ref'))
+      const here = this.#open(ref, at(place, '$ref'))
+      parts.push(...this.#partsOf(resolve(this.#document, ref, here), here))
+    }
+    if (allOf !== undefined) {
+      const here = at(place, 'allOf')
+      parts.push(...readSchemas(allOf, here).flatMap((one, i) => this.#partsOf(one, at(here, i))))
+    }
+    if (own.length > 0) parts.push({ schema: Object.fromEntries(own), place })
+    if (anyOf !== undefined) parts.push({ schema: { anyOf }, place })
+    if (oneOf !== undefined) parts.push({ schema: { oneOf }, place })
+    return parts
+  }
+
+  #optionsOf({ schema, place }: { schema: Schema; place: Place }) {
+    const keyword = schema.anyOf === undefined ? 'oneOf' : 'anyOf'
+    const options = readSchemas(schema[keyword], at(place, keyword))
+    if (keyword === 'oneOf') this.#checkOneOf(options, at(place, keyword))
+    return { keyword, options }
+  }
+
+  #open(ref: string, place: Place): Place {
+    if (!place.open.has(ref)) return { ...place, open: new Set([...place.open, ref]) }
+    throw new SchemaError(place.path, 'refers to itself and nothing else')
   }
 
   #ofType(type: TypeName, schema: Schema, place: Place): string {
@@ -136,23 +205,17 @@ class SchemaWriter {
 
   #refOf(ref: unknown, place: Place): string {
     const here = at(place, '$ref')
-    if (typeof ref !== 'string' || !/^#(\/|$)/.test(ref)) {
-      throw new SchemaError(
-        here.path,
-        'must be a reference into the schema itself, as #/$defs/name',
-      )
-    }
-    return this.#ref(ref, here)
+    return this.#ref(readRef(ref, here), here)
   }
 
   #ref(ref: string, place: Place): string {
-    if (place.open.has(ref)) throw new SchemaError(place.path, 'refers to itself and nothing else')
+    const inside = this.#open(ref, place)
     const found = this.#rulesByRef.get(ref)
     if (found !== undefined) return found
     const index = this.#rules.push('') - 1
     this.#rulesByRef.set(ref, `r${index}`)
     const target = resolve(this.#document, ref, place)
-    this.#rules[index] = this.#value(target, { ...place, open: new Set([...place.open, ref]) })
+    this.#rules[index] = this.#value(target, inside)
     return `r${index}`
   }
 
@@ -163,7 +226,13 @@ class SchemaWriter {
 
   /** As any of them, where no value can be of two. */
   #oneOf(schemas: unknown, place: Place): string {
-    const options = readSchemas(schemas, place)
+    this.#checkOneOf(readSchemas(schemas, place), place)
+    return this.#anyOf(schemas, place)
+  }
+
+  #checkOneOf(options: readonly unknown[], place: Place): void {
+    if (this.#checked.has(options)) return
+    this.#checked.add(options)
     if (options.length > MAX_ONE_OF_COUNT) {
       throw new SchemaError(place.path, `must not have more than ${MAX_ONE_OF_COUNT} options`)
     }
@@ -177,20 +246,25 @@ class SchemaWriter {
         `may hold together with option ${other}: options must differ in type, or in a required property that is a constant`,
       )
     })
-    return this.#anyOf(options, place)
-  }
-
-  #allOf(schemas: unknown, place: Place): string {
-    const [schema, ...others] = readSchemas(schemas, place)
-    if (others.length === 0) return this.#value(schema, at(place, 0))
-    throw new SchemaError(place.path, 'is supported with a single schema only')
   }
 
   /** The rule of a value inside an object or array. */
   #inner(schema: unknown, place: Place): string {
-    const body = this.#value(schema, { ...place, open: new Set() })
+    const inside = { ...place, open: new Set<string>() }
+    if (isObject(schema) && mayCopyItself(schema)) return this.#once(schema, inside)
+    const body = this.#value(schema, inside)
     if (/^\w+$/.test(body)) return body
     return `r${this.#rules.push(body) - 1}`
+  }
+
+  /** Merging copies what is referred to: a rule for each schema lets one contain itself. */
+  #once(schema: Schema, place: Place): string {
+    const found = this.#rulesBySchema.get(schema)
+    if (found !== undefined) return found
+    const index = this.#rules.push('') - 1
+    this.#rulesBySchema.set(schema, `r${index}`)
+    this.#rules[index] = this.#value(schema, place)
+    return `r${index}`
   }
 
   #object(schema: Schema, place: Place): string {
@@ -280,42 +354,6 @@ function keep<Result>(place: Place, make: () => Result): Result {
   }
 }
 
-function checkKeywords(schema: Schema, place: Place): void {
-  const whole = WHOLES.find((keyword) => schema[keyword] !== undefined)
-  for (const keyword of Object.keys(schema)) {
-    if (keyword === 'type' || keyword === whole || ANNOTATIONS.has(keyword)) continue
-    const { path } = at(place, keyword)
-    if (!CONSTRAINTS.has(keyword) && !WHOLES.some((other) => other === keyword)) {
-      throw new SchemaError(path, `the keyword ${keyword} is not supported`)
-    }
-    if (whole !== undefined) {
-      throw new SchemaError(path, `${keyword} is not supported beside ${whole}`)
-    }
-  }
-}
-
-/** Null: any type. Where `type` is absent, it is the one whose keywords are there. */
-function readTypes(schema: Schema, place: Place): readonly TypeName[] | null {
-  if (schema.type === undefined) {
-    const implied = TYPE_NAMES.filter((type) =>
-      KEYWORDS_OF_TYPE[type]?.some((keyword) => schema[keyword] !== undefined),
-    )
-    return implied.length === 0 ? null : implied
-  }
-  const types = Array.isArray(schema.type) ? schema.type : [schema.type]
-  const known = TYPE_NAMES.filter((name) => types.includes(name))
-  if (known.length === 0 || types.some((type) => !TYPE_NAMES.some((name) => name === type))) {
-    throw new SchemaError(at(place, 'type').path, `must be of ${TYPE_NAMES.join(', ')}`)
-  }
-  const beside = (['$ref', 'anyOf', 'oneOf', 'allOf'] as const).find(
-    (keyword) => schema[keyword] !== undefined,
-  )
-  if (beside !== undefined) {
-    throw new SchemaError(at(place, 'type').path, `is not supported beside ${beside}`)
-  }
-  return known
-}
-
 function literals(values: unknown, types: readonly TypeName[] | null, place: Place): string {
   if (!Array.isArray(values) || values.length === 0 || values.length > MAX_ENUM_COUNT) {
     throw new SchemaError(place.path, `must be a list of 1 to ${MAX_ENUM_COUNT} values`)
@@ -325,44 +363,6 @@ function literals(values: unknown, types: readonly TypeName[] | null, place: Pla
   )
   if (allowed.length === 0) throw new SchemaError(place.path, 'has no value of the type')
   return choice(allowed.map((value) => literal(JSON.stringify(value))))
-}
-
-function readRequired(schema: Schema, properties: Schema, place: Place): ReadonlySet<unknown> {
-  const here = at(place, 'required')
-  const required = schema.required ?? []
-  if (!Array.isArray(required)) throw new SchemaError(here.path, 'must be a list of names')
-  const unknown = required.find((name) => !Object.hasOwn(properties, String(name)))
-  if (unknown === undefined) return new Set(required)
-  throw new SchemaError(here.path, `names ${JSON.stringify(unknown)}, which is no property`)
-}
-
-function readBounds(
-  schema: Schema,
-  [leastKeyword, mostKeyword]: readonly [string, string],
-  place: Place,
-): readonly [number, number | null] {
-  const read = (keyword: string) => {
-    const value = schema[keyword]
-    if (value === undefined) return null
-    if (Number.isInteger(value) && Number(value) >= 0 && Number(value) <= MAX_BOUND) {
-      return Number(value)
-    }
-    throw new SchemaError(at(place, keyword).path, `must be a whole number of 0 to ${MAX_BOUND}`)
-  }
-  const least = read(leastKeyword) ?? 0
-  const most = read(mostKeyword)
-  if (most === null || least <= most) return [least, most]
-  throw new SchemaError(at(place, leastKeyword).path, `must not be more than ${mostKeyword}`)
-}
-
-function readSchemas(schemas: unknown, place: Place): readonly unknown[] {
-  if (Array.isArray(schemas) && schemas.length > 0) return schemas
-  throw new SchemaError(place.path, 'must be a list of schemas')
-}
-
-function readObject(value: unknown, place: Place): Schema {
-  if (isObject(value)) return value
-  throw new SchemaError(place.path, 'must be an object')
 }
 
 function choice(bodies: readonly string[]): string {

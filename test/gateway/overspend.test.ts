@@ -66,9 +66,12 @@ interface Account {
   readonly api_key: string
 }
 
-async function createAccount(): Promise<Account> {
-  const settings = { name: 'overspend', budget_micro_usd: BUDGET_MICRO_USD }
-  return gateway.admin('POST', '/accounts', settings)
+async function createAccount(shards: number): Promise<Account> {
+  const settings = { name: 'overspend', budget_micro_usd: BUDGET_MICRO_USD, shards }
+  const account: Account = await gateway.admin('POST', '/accounts', settings)
+  // By its first answer the gateway learns of the shards.
+  await ask(account, 1, new AbortController())
+  return account
 }
 
 /** One request of the crowd; some leave when the upstream has it, some when their answer begins. */
@@ -130,16 +133,19 @@ function seenIds(accountId: string): string[] {
     .map(({ requestId }) => requestId)
 }
 
-test('hundreds at once, leaving and failing at random, never spend more than the budget', async () => {
-  const account = await createAccount()
-  const statuses = await askAll(account)
-  expect(statuses).toContain(200)
-  expect(statuses).toContain(402)
-  await expectExactBooks(account)
-})
+test.each([1, 4])(
+  'hundreds at once, leaving and failing at random, never spend more than the budget (%i shards)',
+  async (shards) => {
+    const account = await createAccount(shards)
+    const statuses = await askAll(account)
+    expect(statuses).toContain(200)
+    expect(statuses).toContain(402)
+    await expectExactBooks(account)
+  },
+)
 
-test('nor when the gateway is killed among them', async () => {
-  const account = await createAccount()
+test.each([1, 4])('nor when the gateway is killed among them (%i shards)', async (shards) => {
+  const account = await createAccount(shards)
   const pids = await readFile(join(gateway.stateDir, WORKERD_PID_FILE), 'utf8')
   const killWorkerd = () => process.kill(Number(pids.trim().split('\n').at(-1)), 'SIGKILL')
   let answerCount = 0

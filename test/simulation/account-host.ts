@@ -1,6 +1,6 @@
 import type { SQLInputValue } from 'node:sqlite'
+import type { AccountBindings } from '../../worker/access/account-ledger-object.ts'
 import { AccountObject } from '../../worker/access/account-object.ts'
-import type { StorageBindings } from '../../worker/env.ts'
 import { MemoryDatabase } from './memory-database.ts'
 import type { Network } from './network.ts'
 
@@ -18,13 +18,13 @@ const ALARM_RETRY_MS = 2_000
  * the event wrote and said; one alarm, at least once; an instance that can vanish at any time.
  */
 export class AccountHost {
-  readonly accountId: string
+  readonly name: string
   /** The object's tables, for whoever looks on. */
   readonly tables = MemoryDatabase.take('account')
   /** Counts commits that changed something. */
   version = 0
   readonly #network: Network
-  readonly #createEnv: (beginCall: () => () => boolean) => StorageBindings
+  readonly #createEnv: (beginCall: () => () => boolean) => AccountBindings
   #instance: AccountObject | null = null
   #generation = 0
   #turn: Turn | null = null
@@ -34,11 +34,11 @@ export class AccountHost {
   #isAlarmRunning = false
 
   constructor(
-    accountId: string,
+    name: string,
     network: Network,
-    createEnv: (beginCall: () => () => boolean) => StorageBindings,
+    createEnv: (beginCall: () => () => boolean) => AccountBindings,
   ) {
-    this.accountId = accountId
+    this.name = name
     this.#network = network
     this.#createEnv = createEnv
   }
@@ -79,7 +79,7 @@ export class AccountHost {
     }
     let ready: Promise<unknown> = Promise.resolve()
     const context = {
-      id: { name: this.accountId },
+      id: { name: this.name },
       blockConcurrencyWhile: (work: () => Promise<unknown>) => {
         ready = work()
         return ready

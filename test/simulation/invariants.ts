@@ -3,7 +3,7 @@ import { decodeBatchPayload } from '../../protocol/batch-payload.ts'
 import { checkSplit, SPLIT_RULES } from '../../protocol/fee-split.ts'
 import type { Credit } from '../../protocol/usage-leaf.ts'
 import type { AccountHost } from './account-host.ts'
-import type { World } from './world.ts'
+import type { SimulatedAccount, World } from './world.ts'
 
 /** A settled request, wherever its record is. */
 interface Entry {
@@ -27,6 +27,13 @@ interface Held {
   readonly expiresAtMs: number
 }
 
+interface Granted {
+  readonly keyId: string
+  readonly leased: number
+  readonly settled: number
+  readonly returned: number
+}
+
 /** A reservation may be this long over its term: alarms repeat, sweeps ask a few at a time. */
 const SWEEP_WITHIN_MS = 90_000
 
@@ -47,18 +54,24 @@ export class Invariants {
 
   /** After each event: of the accounts that have changed. */
   check(): void {
-    for (const host of this.#world.hosts) {
-      if (this.#versions.get(host) === host.version) continue
-      this.#versions.set(host, host.version)
-      this.#checkAccount(host)
+    for (const account of this.#world.accounts) {
+      const changed = account.hosts.filter((host) => this.#versions.get(host) !== host.version)
+      for (const host of changed) this.#versions.set(host, host.version)
+      if (changed.length > 0) this.#checkAccount(account)
     }
   }
 
-  #checkAccount(host: AccountHost): void {
-    const { accountId } = host
-    const open = select<Held>(host.tables, OPEN)
-    for (const { requestId } of open) this.#reserved.set(requestId, accountId)
-    const entries = this.#listEntries(host)
+  #checkAccount(account: SimulatedAccount): void {
+    const { accountId, hosts } = account
+    const open = hosts.flatMap((host) => select<Held>(host.tables, OPEN))
+    for (const { requestId, keyId } of open) {
+      const isNew = !this.#reserved.has(requestId)
+      this.#reserved.set(requestId, accountId)
+      require(!isNew || !this.#world.revokedKeyIds.has(keyId), () =>
+        `${requestId} was admitted by ${keyId}, which is revoked`)
+    }
+    const entries = this.#listEntries(account)
+    this.#checkLeases(account)
 
     for (const entry of entries.values()) this.#checkEntry(entry)
     const openIds = new Set(open.map((row) => row.requestId))
@@ -76,7 +89,7 @@ export class Invariants {
       settled.reduce((sum, row) => sum + (isCounted(row) ? row.feeMicroUsd : 0), 0) +
       open.reduce((sum, row) => sum + (isCounted(row) ? row.reservedMicroUsd : 0), 0)
     const cost = costOf(() => true)
-    const budget = this.#world.budgets.get(host) ?? 0
+    const budget = account.budgetMicroUsd
     require(cost <= budget, () => `the account's ${cost} exceed its budget of ${budget}`)
     for (const { keyId, budgetMicroUsd } of this.#world.keys) {
       const keyCost = costOf((row) => row.keyId === keyId)
@@ -91,12 +104,40 @@ export class Invariants {
     }
   }
 
+  /** What the account's object counts as spent and held covers all that its shards may do. */
+  #checkLeases({ hosts: [own, ...shards], budgetMicroUsd }: SimulatedAccount): void {
+    const spentMicroUsd = count(own.tables, 'SELECT spent_micro_usd AS n FROM account') ?? 0
+    const held = (count(own.tables, HELD) ?? 0) + (count(own.tables, LEASED) ?? 0)
+    require(spentMicroUsd + held <= budgetMicroUsd, () =>
+      `${spentMicroUsd} spent and ${held} held exceed the budget of ${budgetMicroUsd}`)
+    for (const [index, { tables }] of shards.entries()) {
+      const granted = select<Granted>(own.tables, GRANTED, index + 1)
+      for (const { keyId, leased, settled, returned } of select<Granted>(tables, SHARE)) {
+        const known = granted.find((row) => row.keyId === keyId)
+        require((known?.leased ?? 0) >= leased, () =>
+          `shard ${index + 1} has ${leased} of ${keyId}`)
+        require((known?.settled ?? 0) <= settled, () =>
+          `more of ${keyId} is spent than was settled`)
+        require((known?.returned ?? 0) <= returned, () =>
+          `more of ${keyId} is back than was returned`)
+        const rest = leased - settled - returned
+        const reserved = select<Held>(tables, OPEN)
+          .filter((row) => row.keyId === keyId)
+          .reduce((sum, row) => sum + row.reservedMicroUsd, 0)
+        require(reserved <= rest, () => `${reserved} are reserved of a lease of ${rest}`)
+      }
+    }
+  }
+
   /** What is in D1, on its way there, or both: then it must be the same. */
-  #listEntries(host: AccountHost): Map<string, Entry> {
+  #listEntries({ accountId, hosts }: SimulatedAccount): Map<string, Entry> {
     const entries = new Map<string, Entry>()
-    for (const entry of this.#listLedger(host.accountId)) entries.set(entry.requestId, entry)
+    for (const entry of this.#listLedger(accountId)) entries.set(entry.requestId, entry)
     const seen = new Set<string>()
-    for (const row of select<{ entry: string }>(host.tables, 'SELECT entry FROM outbox')) {
+    const outboxes = hosts.flatMap((host) =>
+      select<{ entry: string }>(host.tables, 'SELECT entry FROM outbox'),
+    )
+    for (const row of outboxes) {
       const entry = this.#parseQueued(row.entry)
       if (entry === null) continue
       const { requestId } = entry
@@ -185,8 +226,8 @@ export class Invariants {
 
   /** When nothing is left to do. */
   checkEnd(): void {
-    const { hosts, settlements, ledger, keys } = this.#world
-    const rows = hosts.flatMap((host) => this.#listLedger(host.accountId))
+    const { accounts, settlements, ledger, keys } = this.#world
+    const rows = accounts.flatMap(({ accountId }) => this.#listLedger(accountId))
     const fees = new Map(rows.map((row) => [row.requestId, row.feeMicroUsd]))
     require(rows.length === this.#reserved.size, () => `${rows.length} of ${this.#reserved.size}`)
 
@@ -198,9 +239,9 @@ export class Invariants {
       require(!settledIds.has(requestId), () => `${requestId} was settled twice`)
       settledIds.add(requestId)
     }
-    for (const host of hosts) {
-      const spent = count(host.tables, 'SELECT spent_micro_usd AS n FROM account')
-      const billed = this.#listLedger(host.accountId).reduce((sum, row) => sum + row.feeMicroUsd, 0)
+    for (const { accountId, hosts } of accounts) {
+      const spent = count(hosts[0].tables, 'SELECT spent_micro_usd AS n FROM account')
+      const billed = this.#listLedger(accountId).reduce((sum, row) => sum + row.feeMicroUsd, 0)
       require(spent === billed, () => `the account has ${spent} spent, D1 has ${billed}`)
     }
     const mirrorCount = count(ledger, 'SELECT count(*) AS n FROM api_keys')
@@ -227,7 +268,23 @@ export class Invariants {
   }
 }
 
-const WORK_LEFT = `SELECT (SELECT count(*) FROM reservations) + (SELECT count(*) FROM outbox) AS n`
+const LEASED = `
+  SELECT coalesce(sum(leased_micro_usd - settled_micro_usd - returned_micro_usd), 0) AS n FROM leases`
+
+const HELD = 'SELECT coalesce(sum(reserved_micro_usd), 0) AS n FROM reservations'
+
+const WORK_LEFT = `
+  SELECT (SELECT count(*) FROM reservations) + (SELECT count(*) FROM outbox) + (${LEASED}) AS n`
+
+/** A lease, as the account's object knows it, … */
+const GRANTED = `
+  SELECT key_id AS keyId, leased_micro_usd AS leased, settled_micro_usd AS settled,
+    returned_micro_usd AS returned FROM leases WHERE shard = ?`
+
+/** … and as its shard does. */
+const SHARE = `
+  SELECT key_id AS keyId, leased_micro_usd AS leased, coalesce(spent_micro_usd, 0) AS settled,
+    returned_micro_usd AS returned FROM shard_leases LEFT JOIN keys USING (key_id)`
 
 const UNANCHORED = `
   SELECT (SELECT count(*) FROM usage WHERE batch_id IS NULL AND prompt_tokens + completion_tokens > 0)
@@ -244,7 +301,7 @@ const LEDGER = `
   FROM usage WHERE account_id = ?`
 
 /** The query must name its columns as `Row` names its fields. */
-function select<Row>(database: DatabaseSync, query: string, ...values: string[]): Row[] {
+function select<Row>(database: DatabaseSync, query: string, ...values: (string | number)[]): Row[] {
   return database.prepare(query).all(...values) as Row[]
 }
 

@@ -28,6 +28,7 @@ export async function simulate(seed: number): Promise<RunSummary> {
     const invariants = new Invariants(world)
     const startMs = time.nowMs
     scheduleRequests(world)
+    scheduleRevocation(world)
     scheduleMishaps(world)
     const beat = () => {
       world.anchor()
@@ -70,11 +71,27 @@ function scheduleRequests(world: World): void {
   }
 }
 
+/** In some runs, a key is revoked in the middle of its requests. */
+function scheduleRevocation(world: World): void {
+  const { chance, time, keys } = world
+  if (chance.isHit(0.7)) return
+  const key = keys[chance.between(0, keys.length - 1)]
+  if (key === undefined) throw new Error('There are no keys.')
+  const atMs = chance.between(5_000, 60_000)
+  time.schedule(atMs, () => world.revokeKey(key))
+  for (let count = 0; count < 12; count++)
+    time.schedule(atMs + chance.between(-2_000, 4_000), () => {
+      serveRequest(world, key).catch(() => {})
+    })
+}
+
 /** What befalls the parts themselves, until the calm. */
 function scheduleMishaps(world: World): void {
   const { chance, time } = world
   const mishaps = [
     () => world.hosts[chance.between(0, world.hosts.length - 1)]?.evict(),
+    () => world.revokeKey(world.keys[chance.between(0, world.keys.length - 1)]),
+    () => world.dropShards(world.accounts[chance.between(0, world.accounts.length - 1)]),
     () => {
       world.isLedgerUp = !world.isLedgerUp
     },

@@ -17,6 +17,8 @@ import { type SimulatedKey, TTL_MS, type World } from './world.ts'
 export async function serveRequest(world: World, key: SimulatedKey): Promise<void> {
   const { time, chance, backend } = world
   const requestId = createRequestId()
+  const { hosts } = key.account
+  const [own] = hosts
   const owner = { isDead: false }
   const never = new Promise<never>(() => {})
   const call = async <T>(work: () => Promise<T>): Promise<T> => {
@@ -25,18 +27,24 @@ export async function serveRequest(world: World, key: SimulatedKey): Promise<voi
     return owner.isDead ? never : result
   }
   const account = createAccountClient({
-    createStub: () => ({
-      admit: (request) => call(() => key.host.call((object) => object.admit(request))),
-      renew: (id) => call(() => key.host.call((object) => object.renew(id))),
-      reroute: (id, to) => call(() => key.host.call((object) => object.reroute(id, to))),
-      settle: (settlement) =>
-        call(async () => {
-          noteEnding(world, settlement)
-          const result = await key.host.call((object) => object.settle(settlement))
-          world.settlements.push({ requestId: settlement.requestId, result })
-          return result
-        }),
-    }),
+    createStub: (shard) => {
+      const host = hosts[shard] ?? own
+      return {
+        admitShare: (request) => call(() => host.call((object) => object.admitShare(request))),
+        admit: (request) => call(() => host.call((object) => object.admit(request))),
+        renew: (id) => call(() => host.call((object) => object.renew(id))),
+        reroute: (id, to) => call(() => host.call((object) => object.reroute(id, to))),
+        settle: (settlement) =>
+          call(async () => {
+            noteEnding(world, settlement)
+            const result = await host.call((object) => object.settle(settlement))
+            world.settlements.push({ requestId: settlement.requestId, result })
+            return result
+          }),
+      }
+    },
+    shard: chance.between(0, hosts.length - 1),
+    noteShards: () => {},
     renewEveryMs: TTL_MS / 3,
     log: () => {},
   })
@@ -100,7 +108,7 @@ export async function serveRequest(world: World, key: SimulatedKey): Promise<voi
   }
   const job = {
     requestId,
-    accountId: key.host.accountId,
+    accountId: key.account.accountId,
     startedAtMs: Date.now(),
     route: {
       current: () => ({ target, backend: { id: 'local', url: BACKEND_URL } }),

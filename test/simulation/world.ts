@@ -1,13 +1,16 @@
 import { keccak256 } from 'viem'
 import type { Digest } from '../../protocol/digest.ts'
 import type { SettleResult } from '../../worker/access/account-contract.ts'
+import type { AccountBindings } from '../../worker/access/account-ledger-object.ts'
+import type { AccountObject } from '../../worker/access/account-object.ts'
 import {
   accountSettingsSchema,
   keySettingsSchema,
   memberSettingsSchema,
 } from '../../worker/access/account-settings.ts'
+import { nameShard } from '../../worker/access/account-shards.ts'
 import { parseApiKey } from '../../worker/access/api-key.ts'
-import { parseConfig, type StorageBindings } from '../../worker/env.ts'
+import { parseConfig } from '../../worker/env.ts'
 import { createAccountId } from '../../worker/ids.ts'
 import { runAnchorCycle } from '../../worker/proofs/anchor-cycle.ts'
 import { BatchStore } from '../../worker/proofs/batch-store.ts'
@@ -32,8 +35,16 @@ const VARS = {
   }),
 }
 
+/** An account and its shards, each an object. */
+export interface SimulatedAccount {
+  readonly accountId: string
+  /** Its own object first. */
+  readonly hosts: readonly [AccountHost, ...AccountHost[]]
+  readonly budgetMicroUsd: number
+}
+
 export interface SimulatedKey {
-  readonly host: AccountHost
+  readonly account: SimulatedAccount
   readonly keyId: string
   readonly keyHash: string
   readonly budgetMicroUsd: number
@@ -55,9 +66,12 @@ export class World {
   readonly backend: SimulatedBackend
   readonly chain: SimulatedChain
   readonly config = parseConfig(VARS)
+  /** Of all accounts. */
   readonly hosts: AccountHost[] = []
-  readonly budgets = new Map<AccountHost, number>()
+  readonly accounts: SimulatedAccount[] = []
   readonly keys: SimulatedKey[] = []
+  /** Keys of which an operator was told that they are revoked. */
+  readonly revokedKeyIds = new Set<string>()
   /** Payloads in the archive, by keccak256. */
   readonly archive = new Map<Digest, Uint8Array>()
   /** What gateways said of each request's end: outcome and tokens. */
@@ -77,24 +91,34 @@ export class World {
   /** Accounts with a member's two keys and one of their own each, whose budgets are too small for all that is asked. */
   async createAccounts(count: number): Promise<void> {
     for (let index = 0; index < count; index++) {
-      const host = new AccountHost(createAccountId(), this.network, (beginCall) =>
-        this.#bindStorage(beginCall),
+      const accountId = createAccountId()
+      const shards = this.chance.isHit(0.5) ? 1 : this.chance.between(2, 4)
+      const host = this.#createHost(accountId)
+      const others = Array.from({ length: shards - 1 }, (_, other) =>
+        this.#createHost(nameShard(accountId, other + 1)),
       )
-      this.hosts.push(host)
+      for (const other of others) await this.#settled(other, (object) => object.readShard())
       const budgetMicroUsd = this.chance.between(500, 4_000)
-      this.budgets.set(host, budgetMicroUsd)
+      const account: SimulatedAccount = { accountId, hosts: [host, ...others], budgetMicroUsd }
+      this.accounts.push(account)
       const rates = {
         requestsPerMinute: this.chance.between(20, 200),
         tokensPerMinute: this.chance.between(2_000, 200_000),
-        maxConcurrentRequests: this.chance.between(2, 12),
+        maxConcurrentRequests: this.chance.between(2 * shards, 12),
       }
       await this.#settled(host, (object) =>
-        object.configure(accountSettingsSchema.parse({ ...rates, budgetMicroUsd })),
+        object.configure(accountSettingsSchema.parse({ ...rates, budgetMicroUsd, shards })),
       )
       const member = await this.#createMember(host)
-      for (const name of ['first', 'second']) await this.#createKey(host, name, member)
-      await this.#createKey(host, 'own', null)
+      for (const name of ['first', 'second']) await this.#createKey(account, name, member)
+      await this.#createKey(account, 'own', null)
     }
+  }
+
+  #createHost(name: string): AccountHost {
+    const host = new AccountHost(name, this.network, (beginCall) => this.#bindStorage(beginCall))
+    this.hosts.push(host)
+    return host
   }
 
   async #createMember(host: AccountHost): Promise<SimulatedMember> {
@@ -104,7 +128,12 @@ export class World {
     return { memberId, budgetMicroUsd }
   }
 
-  async #createKey(host: AccountHost, name: string, member: SimulatedMember | null): Promise<void> {
+  async #createKey(
+    account: SimulatedAccount,
+    name: string,
+    member: SimulatedMember | null,
+  ): Promise<void> {
+    const [host] = account.hosts
     const budgetMicroUsd = this.chance.between(300, 3_000)
     const memberId = member?.memberId ?? null
     const settings = keySettingsSchema.parse({ name, budgetMicroUsd, memberId })
@@ -113,7 +142,7 @@ export class World {
     const parsed = await parseApiKey(created.key, VARS.KEY_CHECKSUM_SECRET)
     if (parsed.outcome !== 'key') throw new Error(parsed.outcome)
     const { keyHash } = parsed
-    this.keys.push({ host, keyId: created.keyId, keyHash, budgetMicroUsd, member })
+    this.keys.push({ account, keyId: created.keyId, keyHash, budgetMicroUsd, member })
   }
 
   /** A call of the set-up, in which nothing goes wrong. */
@@ -132,11 +161,37 @@ export class World {
     return answer
   }
 
-  #bindStorage(beginCall: () => () => boolean): StorageBindings {
+  #bindStorage(beginCall: () => () => boolean): AccountBindings {
     const { network, ledger } = this
     const DB = connectD1(ledger, { network, isUp: () => this.isLedgerUp, beginCall })
-    const env = { ...VARS, DB }
-    return env as unknown as StorageBindings // the account has no use for the archive
+    const getByName = (name: string) => {
+      const host = this.hosts.find((each) => each.name === name)
+      if (host === undefined) throw new Error(`There is no object ${name}.`)
+      return connectObject(host, { network, beginCall })
+    }
+    const env = { ...VARS, DB, ACCOUNT: { getByName } }
+    return env as unknown as AccountBindings // the account has no use for the archive
+  }
+
+  /** What an operator does; told when it holds, or that it may not. */
+  revokeKey(key: SimulatedKey | undefined): void {
+    if (key === undefined) return
+    const [own] = key.account.hosts
+    own
+      .call((object) => object.revokeKey(key.keyId))
+      .then(() => this.revokedKeyIds.add(key.keyId))
+      .catch(() => {})
+  }
+
+  /** From then on, one object serves the account. */
+  dropShards(account: SimulatedAccount | undefined): void {
+    if (account === undefined) return
+    const [own] = account.hosts
+    const drop = async (object: AccountObject) => {
+      const description = await object.describeAccount()
+      if (description !== null) await object.configure({ ...description.settings, shards: 1 })
+    }
+    own.call(drop).catch(() => {})
   }
 
   /** What the cron does; one cycle runs at a time. */
@@ -201,6 +256,30 @@ export class World {
   close(): void {
     for (const { tables } of [...this.hosts, { tables: this.ledger }]) tables.giveBack()
   }
+}
+
+/** An object as another one calls it: the call leaves when what its caller has written is stored. */
+function connectObject(
+  host: AccountHost,
+  { network, beginCall }: { network: Network; beginCall: () => () => boolean },
+): object {
+  return new Proxy(
+    {},
+    {
+      get:
+        (_, name) =>
+        (...values: unknown[]) => {
+          const hasLeft = beginCall()
+          return network.send(() => {
+            if (!hasLeft()) throw new Error('The caller is gone.')
+            return host.run((object) => {
+              const method = Reflect.get(object, name) as (...values: unknown[]) => unknown
+              return method.apply(object, values)
+            })
+          })
+        },
+    },
+  )
 }
 
 /** A port whose owner may die: then its calls go out no more, and are never answered. */

@@ -15,10 +15,19 @@ import { AccountScopes, snapshotScopes } from './account-scopes.ts'
 import { hasScope } from './account-settings.ts'
 import type { AccountStores } from './account-stores.ts'
 import type { AccountRow, AccountTables, KeyRow } from './account-tables.ts'
-import { type Admission, type AdmissionScope, decideAdmission, LASTING_MS } from './admission.ts'
+import {
+  type Admission,
+  type AdmissionScope,
+  confineToShare,
+  decideAdmission,
+  findOverBudget,
+  LASTING_MS,
+  leftOfBudgets,
+  type OverBudget,
+} from './admission.ts'
 import { planAlerts } from './alert.ts'
 import type { AlertTable } from './alert-table.ts'
-import type { BudgetWindowTable } from './budget-window-table.ts'
+import { ACCOUNT_SCOPE, type BudgetWindowTable } from './budget-window-table.ts'
 import { type CreditGrant, type GrantResult, isSameGrant } from './credit.ts'
 import type { CreditTable } from './credit-table.ts'
 import { recallAnswer } from './idempotency.ts'
@@ -111,6 +120,7 @@ export class AccountBooks {
     const admission = this.#decide(key, cost, nowMs)
     if (admission.outcome !== 'admitted') return admission
     const { limits, tier } = admission
+    const { shards } = this.#rules.ofAccount()
     this.#scopes.store(admission.rations)
     const price = priceAt({ price: request.price, priceChanges }, nowMs)
     const terms = { admittedAtMs: nowMs, expiresAtMs, sweepFailureCount: 0 }
@@ -121,7 +131,7 @@ export class AccountBooks {
     if (claim !== undefined) this.#idempotency.claim(key.keyId, claim, { requestId, nowMs })
     if (cache === undefined || cached === null) {
       this.#reservations.insert({ ...reservation, ...(cache && { cache }) })
-      return { outcome: 'admitted', limits, tier }
+      return { outcome: 'admitted', limits, tier, ...(shards > 1 && { shards }) }
     }
     this.#reservations.insert({ ...reservation, ...NO_COST })
     const answer = renameAnswer(cached, requestId)
@@ -163,17 +173,42 @@ export class AccountBooks {
       request,
       nowMs,
     )
-    if (admission.outcome !== 'over_budget' || admission.window !== 'rolling') return admission
+    if (admission.outcome === 'over_budget')
+      return this.#explainRolling(admission, { scopes, request, nowMs })
+    return this.#rules.ofAccount().shards > 1
+      ? confineToShare(admission, scopes, request)
+      : admission
+  }
+
+  /** When a rolling window will have room, for a refusal by one. */
+  #explainRolling(admission: OverBudget, { scopes, request, nowMs }: RefusedSpending): OverBudget {
+    if (admission.window !== 'rolling') return admission
     const { spentMicroUsd, reservedMicroUsd, limitMicroUsd } = admission
     const neededMicroUsd =
       spentMicroUsd + reservedMicroUsd + request.worstCaseMicroUsd - limitMicroUsd
-    const owner = scopes.find(({ scope }) => scope === admission.scope)?.owner ?? key.keyId
+    const owner = scopes.find(({ scope }) => scope === admission.scope)?.owner ?? ACCOUNT_SCOPE
     const findRelief = (microUsd: number) => this.#windows.findRollingRelief(owner, microUsd, nowMs)
     const resetsAtMs = findRelief(neededMicroUsd)
     const spentTooMuchMicroUsd = neededMicroUsd - reservedMicroUsd
     if (spentTooMuchMicroUsd <= 0) return { ...admission, resetsAtMs }
     const standsUntilMs = findRelief(spentTooMuchMicroUsd) ?? nowMs + LASTING_MS
     return { ...admission, resetsAtMs, standsForMs: standsUntilMs - nowMs }
+  }
+
+  /** What the budgets of a key have left for a lease; or the refusal of the request that needs it. */
+  findRoom(key: KeyRow, neededMicroUsd: number, nowMs: number): Room {
+    const scopes = this.#scopes.list(key, [], nowMs)
+    const overBudget = findOverBudget(scopes, neededMicroUsd, nowMs)
+    const request = { worstCaseMicroUsd: neededMicroUsd }
+    const refusal = overBudget && this.#explainRolling(overBudget, { scopes, request, nowMs })
+    return { refusal, roomMicroUsd: leftOfBudgets(scopes) }
+  }
+
+  /** Counts fees that a shard has settled by its lease; the records and their months are the shard's. */
+  spendLeased(key: KeyRow, feeMicroUsd: number, nowMs: number): void {
+    const scopes = this.#scopes.list(key, [], nowMs)
+    this.#scopes.settle(scopes, { feeMicroUsd, unusedTokenCount: 0 }, nowMs)
+    for (const scope of scopes) this.#spend(scope, feeMicroUsd, nowMs)
   }
 
   /** Moves a reservation to another backend or model, at the price in force there when it was admitted. False: there is none. */
@@ -295,6 +330,18 @@ export class AccountBooks {
     if (account === null) throw new Error('The account was never configured.')
     return account
   }
+}
+
+interface RefusedSpending {
+  readonly scopes: readonly AdmissionScope[]
+  readonly request: Pick<AdmitRequest, 'worstCaseMicroUsd'>
+  readonly nowMs: number
+}
+
+interface Room {
+  readonly refusal: OverBudget | null
+  /** Of the tightest budget; null: there is none. */
+  readonly roomMicroUsd: number | null
 }
 
 /** Whether an answer came from the weights that its request was meant for. */

@@ -80,7 +80,13 @@ interface Standing {
 }
 
 export type AdmitResult =
-  | { readonly outcome: 'admitted'; readonly limits: LimitSnapshot; readonly tier: Tier }
+  | {
+      readonly outcome: 'admitted'
+      readonly limits: LimitSnapshot
+      readonly tier: Tier
+      /** How many objects serve the account; absent: one. */
+      readonly shards?: number
+    }
   /** The answer of an earlier request, under this one's id: recorded, and nothing to settle. */
   | { readonly outcome: 'cached'; readonly limits: LimitSnapshot; readonly answer: KeptAnswer }
   | Exclude<Recall, { outcome: 'new' }>
@@ -98,7 +104,12 @@ export type AdmitResult =
   /** More urgent than the key may be, which is `keyTier`. */
   | { readonly outcome: 'tier_not_allowed'; readonly keyTier: Tier }
   /** `tier` where it is what holds the request back: a more urgent one would be let in. */
-  | (LimitName & { readonly outcome: 'too_many_at_once'; readonly tier?: Tier })
+  | (LimitName & {
+      readonly outcome: 'too_many_at_once'
+      readonly tier?: Tier
+      /** Of one of several objects: another one may let it in. */
+      readonly isShare?: true
+    })
   | (Standing & {
       readonly outcome: 'over_budget'
       readonly scope: LimitScope
@@ -115,6 +126,12 @@ export type AdmitResult =
       readonly balanceMicroUsd: number
       readonly reservedMicroUsd: number
     })
+
+/** What an object answers that may be a shard of an account. */
+export type ShardAdmitResult =
+  | AdmitResult
+  /** The account has no such shard any more: its own object is to be asked. */
+  | { readonly outcome: 'moved' }
 
 /** What the owner of a reservation knows at the end of its request. The object prices it. */
 export interface Settlement {

@@ -4,7 +4,7 @@ import type { KeyRow } from './account-tables.ts'
 import type { AdmissionScope, Ration } from './admission.ts'
 import type { LimitScope } from './budget.ts'
 import { ACCOUNT_SCOPE } from './budget-window-table.ts'
-import { type RateMeter, returnTokens, snapshotLimits } from './meter.ts'
+import { limitsOf, type RateMeter, returnTokens, shareOf, snapshotLimits } from './meter.ts'
 
 /** The scopes whose limits and budgets hold for a request. Every method is synchronous. */
 export class AccountScopes {
@@ -25,7 +25,11 @@ export class AccountScopes {
       ...(member === null
         ? []
         : [{ scope: 'member' as const, owner: member.memberId, meter: member }]),
-      { scope: 'account' as const, owner: ACCOUNT_SCOPE, meter: account },
+      {
+        scope: 'account' as const,
+        owner: ACCOUNT_SCOPE,
+        meter: shareOf(account, this.#stores.rules.ofAccount().shards),
+      },
     ]
     return scopes.map((each) => ({
       ...each,
@@ -71,7 +75,7 @@ export class AccountScopes {
     const { tables, members } = this.#stores
     if (scope === 'key') tables.updateKeyMeter(owner, meter)
     else if (scope === 'member') members.update(owner, meter)
-    else tables.updateAccountMeter(meter)
+    else tables.updateAccountMeter({ ...meter, ...limitsOf(tables.findAccount() ?? meter) })
   }
 }
 

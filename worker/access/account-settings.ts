@@ -15,6 +15,8 @@ const budgetSchema = z.int().min(0).nullable()
 /** How an account rations what its meter lets through. */
 export const accountRulesSchema = z.strictObject({
   tierPercents: tierPercentsSchema.prefault({}),
+  /** Objects that serve it; more than one only where `explainUnshardable` allows it. */
+  shards: z.int().min(1).max(16).default(1),
 })
 
 export type AccountRules = z.infer<typeof accountRulesSchema>

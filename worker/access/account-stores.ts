@@ -4,12 +4,14 @@ import { BudgetWindowTable } from './budget-window-table.ts'
 import { CreditTable } from './credit-table.ts'
 import { IdempotencyTable } from './idempotency-table.ts'
 import { KeyDetailsTable } from './key-details-table.ts'
+import { LeaseTable } from './lease-table.ts'
 import { MemberTable } from './member-table.ts'
 import { ModelMeterTable } from './model-meter-table.ts'
 import { MonthTable } from './month-table.ts'
 import type { ModelLimit } from './rate-limits.ts'
 import { ReservationTable } from './reservation-table.ts'
 import { ResponseCacheTable } from './response-cache-table.ts'
+import { ShardLeaseTable } from './shard-lease-table.ts'
 import { TrafficRuleTable } from './traffic-rule-table.ts'
 
 interface Store {
@@ -32,13 +34,18 @@ export interface AccountStores {
   readonly months: MonthTable
   readonly cache: ResponseCacheTable
   readonly rules: TrafficRuleTable
+  /** What the account's object has leased to shards. */
+  readonly leases: LeaseTable
+  /** What a shard was leased. */
+  readonly shardLeases: ShardLeaseTable
 }
 
 /** Opens the tables; none is there before `createStores`. */
 export function openStores(sql: SqlStorage): AccountStores {
+  const leases = new LeaseTable(sql)
   return {
     tables: new AccountTables(sql),
-    reservations: new ReservationTable(sql),
+    reservations: new ReservationTable(sql, leases),
     idempotency: new IdempotencyTable(sql),
     windows: new BudgetWindowTable(sql),
     modelMeters: new ModelMeterTable(sql),
@@ -49,6 +56,8 @@ export function openStores(sql: SqlStorage): AccountStores {
     months: new MonthTable(sql),
     cache: new ResponseCacheTable(sql),
     rules: new TrafficRuleTable(sql),
+    leases,
+    shardLeases: new ShardLeaseTable(sql),
   }
 }
 

@@ -96,6 +96,23 @@ function findOverspent(
   { worstCaseMicroUsd }: AdmitRequest,
   nowMs: number,
 ): Admission | null {
+  const overBudget = findOverBudget(scopes, worstCaseMicroUsd, nowMs)
+  if (overBudget !== null) return overBudget
+  const reservedMicroUsd = scopes.at(-1)?.held.reservedMicroUsd ?? 0
+  if (balanceMicroUsd === null || reservedMicroUsd + worstCaseMicroUsd <= balanceMicroUsd)
+    return null
+  const standsForMs = worstCaseMicroUsd > balanceMicroUsd ? LASTING_MS : 0
+  return { outcome: 'over_balance', balanceMicroUsd, reservedMicroUsd, standsForMs }
+}
+
+export type OverBudget = Extract<AdmitResult, { outcome: 'over_budget' }>
+
+/** The refusal by the first budget that an amount does not fit. */
+export function findOverBudget(
+  scopes: readonly AdmissionScope[],
+  worstCaseMicroUsd: number,
+  nowMs: number,
+): OverBudget | null {
   for (const { scope, meter, held, windows } of scopes) {
     const total = { window: 'total' as const, resetsAtMs: null, ...budgetOf(meter, held) }
     const { reservedMicroUsd } = held
@@ -110,11 +127,17 @@ function findOverspent(
       return { outcome: 'over_budget', scope, window, resetsAtMs, ...used, standsForMs }
     }
   }
-  const reservedMicroUsd = scopes.at(-1)?.held.reservedMicroUsd ?? 0
-  if (balanceMicroUsd === null || reservedMicroUsd + worstCaseMicroUsd <= balanceMicroUsd)
-    return null
-  const standsForMs = worstCaseMicroUsd > balanceMicroUsd ? LASTING_MS : 0
-  return { outcome: 'over_balance', balanceMicroUsd, reservedMicroUsd, standsForMs }
+  return null
+}
+
+/** What the tightest budget has left; null: there is none. */
+export function leftOfBudgets(scopes: readonly AdmissionScope[]): number | null {
+  const lefts = scopes.flatMap(({ meter, held, windows }) =>
+    [budgetOf(meter, held), ...windows].flatMap(({ limitMicroUsd, spentMicroUsd }) =>
+      limitMicroUsd === null ? [] : [limitMicroUsd - spentMicroUsd - held.reservedMicroUsd],
+    ),
+  )
+  return lefts.length === 0 ? null : Math.min(...lefts)
 }
 
 /** The refusal by the first limit of parallel requests that is reached. */
@@ -168,6 +191,26 @@ function takeRations(
     ...{ outcome: 'rate_limited', what, scope, model, limit, retryAfterMs },
     standsForMs: findStandingMs(meter, take, asked),
     limits: snapshot(rations),
+  }
+}
+
+/**
+ * An admission by one of several objects, each of which has a share of the account's rates. What would
+ * leave a debt is refused, as all of them may be asked at once; what one refuses another may let in.
+ */
+export function confineToShare(
+  admission: Admission,
+  scopes: readonly AdmissionScope[],
+  { worstCaseTokenCount }: AdmitRequest,
+): Admission {
+  if (admission.outcome === 'rate_limited') return { ...admission, standsForMs: 0 }
+  if (admission.outcome === 'too_many_at_once') return { ...admission, isShare: true }
+  const limit = scopes.at(-1)?.meter.tokensPerMinute ?? null
+  if (admission.outcome !== 'admitted' || limit === null || worstCaseTokenCount <= limit)
+    return admission
+  return {
+    ...{ outcome: 'rate_limited', what: 'tokens', scope: 'account', model: null, limit },
+    ...{ retryAfterMs: LASTING_MS, standsForMs: LASTING_MS, limits: admission.limits },
   }
 }
 

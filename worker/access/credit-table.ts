@@ -65,7 +65,7 @@ export class CreditTable {
 
   /** What is left of the credits that have not expired. */
   sumLeft(nowMs: number): number {
-    if (!this.#hasAny()) return 0
+    if (!this.hasAny()) return 0
     const query = `SELECT coalesce(sum(left_micro_usd), 0) AS leftMicroUsd FROM credits
       WHERE left_micro_usd > 0 AND (expires_at_ms IS NULL OR expires_at_ms > ?)`
     return this.#sql.exec<{ leftMicroUsd: number }>(query, nowMs).one().leftMicroUsd
@@ -76,7 +76,7 @@ export class CreditTable {
    * others; returns how much they have paid.
    */
   draw(feeMicroUsd: number, validAtMs: number): number {
-    if (feeMicroUsd === 0 || !this.#hasAny()) return 0
+    if (feeMicroUsd === 0 || !this.hasAny()) return 0
     let paidMicroUsd = 0
     const usable = this.#select(
       `WHERE left_micro_usd > 0 AND (expires_at_ms IS NULL OR expires_at_ms > ?)
@@ -97,7 +97,7 @@ export class CreditTable {
   }
 
   /** Most accounts never have a credit: they are not searched in every request. */
-  #hasAny(): boolean {
+  hasAny(): boolean {
     this.#hasCredits ??= this.#select('LIMIT 1').length > 0
     return this.#hasCredits
   }

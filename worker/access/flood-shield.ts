@@ -149,11 +149,11 @@ export class FloodShield {
 
   /** As many as are under way here are under way in the object. Of members and models it is not known here. */
   #judgeCrowd(
-    { scope, model, limit, tier }: Extract<AdmitResult, { outcome: 'too_many_at_once' }>,
+    { scope, model, limit, tier, isShare }: Extract<AdmitResult, { outcome: 'too_many_at_once' }>,
     refused: Request,
     accountId: string,
   ): Verdict | null {
-    if (scope === 'member' || model !== null) return null
+    if (scope === 'member' || model !== null || isShare) return null
     const counted = scope === 'key' ? refused.keyHash : accountId
     const isOf = (request: Request) => tier === undefined || request.tier === refused.tier
     const covers = (request: Request) => isOf(request) && this.#countOpen(counted) >= limit

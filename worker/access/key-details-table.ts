@@ -132,6 +132,12 @@ export class KeyDetailsTable {
     return secret !== undefined && secret.validUntilMs > nowMs ? secret.keyId : null
   }
 
+  /** When a replaced secret ends; null: it is none. */
+  endOfSecret(keyHash: string): number | null {
+    this.#replaced ??= this.#readReplaced()
+    return this.#replaced.get(keyHash)?.validUntilMs ?? null
+  }
+
   #readReplaced(): Map<string, ReplacedSecret> {
     const query =
       'SELECT key_hash AS keyHash, key_id AS keyId, valid_until_ms AS validUntilMs FROM replaced_secrets'

@@ -74,6 +74,23 @@ export function changeLimits<S extends RateMeter, T extends RateLimits>(
   }
 }
 
+export function limitsOf(meter: RateMeter): RateLimits {
+  const { requestsPerMinute, tokensPerMinute, maxConcurrentRequests } = meter
+  return { requestsPerMinute, tokensPerMinute, maxConcurrentRequests }
+}
+
+/** A meter as each of so many objects has it that share its limits: together they let through no more. */
+export function shareOf<T extends RateMeter>(meter: T, shards: number): T {
+  if (shards === 1) return meter
+  const divide = (limit: number | null) => limit && Math.floor(limit / shards)
+  return {
+    ...meter,
+    requestsPerMinute: divide(meter.requestsPerMinute),
+    tokensPerMinute: divide(meter.tokensPerMinute),
+    maxConcurrentRequests: divide(meter.maxConcurrentRequests),
+  }
+}
+
 /** What open reservations hold of a scope. */
 export interface Held {
   readonly openCount: number

@@ -1,4 +1,5 @@
 import { ACCOUNT_SCOPE } from './budget-window-table.ts'
+import type { LeaseTable } from './lease-table.ts'
 import { type Held, NOTHING_HELD } from './meter.ts'
 import { countedModels, type Reservation } from './settlement.ts'
 
@@ -8,13 +9,15 @@ import { countedModels, type Reservation } from './settlement.ts'
  */
 export class ReservationTable {
   readonly #sql: SqlStorage
+  readonly #leases: LeaseTable
   /** Null until they are first asked for, and after a transaction that was undone. */
   #open: Map<string, Reservation> | null = null
   /** By scope. */
   readonly #held = new Map<string, Held>()
 
-  constructor(sql: SqlStorage) {
+  constructor(sql: SqlStorage, leases: LeaseTable) {
     this.#sql = sql
+    this.#leases = leases
   }
 
   create(): void {
@@ -31,10 +34,13 @@ export class ReservationTable {
     this.#held.clear()
   }
 
-  /** What the open reservations hold of a scope. */
+  /** What the open reservations hold of a scope; of its budget, what is leased to shards too. */
   sum(scope: string): Held {
     this.#load()
-    return this.#held.get(scope) ?? NOTHING_HELD
+    const held = this.#held.get(scope) ?? NOTHING_HELD
+    const leasedMicroUsd = this.#leases.sum(scope)
+    if (leasedMicroUsd === 0) return held
+    return { ...held, reservedMicroUsd: held.reservedMicroUsd + leasedMicroUsd }
   }
 
   /** What those of them hold that name a model. Looks at all that are open. */

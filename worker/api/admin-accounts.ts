@@ -18,8 +18,12 @@ import { balanceFields, composeBalanceBody } from './credit-body.ts'
 import { composeModelLimits, modelLimitSchema, modelLimitsBodySchema } from './model-limit-body.ts'
 import { parseRequest } from './parse-request.ts'
 import { readJsonBody } from './read-json-body.ts'
+import { requireShardable } from './shard-settings.ts'
 
 const settings = accountSettingsSchema.shape
+
+const SHARDS =
+  'Objects that serve the account, each with a share of its rates and places. Keys and members then have no limits of their own but budgets, and the account no `model_limits` or credits.'
 
 const TIER_PERCENTS =
   'How much of `max_concurrent_requests` may be under way, of whatever tier, for one more of this tier to be let in.'
@@ -35,6 +39,7 @@ export const limitsBodySchema = z.strictObject({
   prepaid: settings.prepaid.unwrap().optional(),
   alerts: settings.alerts.unwrap().optional(),
   tier_percents: settings.tierPercents.unwrap().optional().describe(TIER_PERCENTS),
+  shards: settings.shards.unwrap().optional().describe(SHARDS),
 })
 
 export const accountBodySchema = limitsBodySchema.extend({
@@ -51,6 +56,7 @@ export const accountSchema = z
     max_concurrent_requests: z.int(),
     model_limits: z.array(modelLimitSchema),
     tier_percents: settings.tierPercents.unwrap().describe(TIER_PERCENTS),
+    shards: settings.shards.unwrap().describe(SHARDS),
     budget: budgetSchema,
     window_budgets: z.array(windowBudgetSchema),
     ...balanceFields,
@@ -97,8 +103,11 @@ export const alertListSchema = z
 export async function createAccount(c: AppContext): Promise<Response> {
   const { name, ...limits } = parseRequest(accountBodySchema, await readBody(c))
   requireCallable(c, limits)
-  const account = c.var.services.account(createAccountId())
-  const description = await account.configure(accountSettingsSchema.parse(readLimits(limits)))
+  const accountId = createAccountId()
+  const chosen = accountSettingsSchema.parse(readLimits(limits))
+  await requireShardable(c, accountId, chosen)
+  const account = c.var.services.account(accountId)
+  const description = await account.configure(chosen)
   const created = await account.createKey(keySettingsSchema.parse({ name }))
   if (created.outcome !== 'created') throw new Error('A new account is unknown to itself.')
   const shown = await composeAccountBody(c, description)
@@ -122,6 +131,7 @@ export async function updateAccount(c: AppContext): Promise<Response> {
   const limits = readLimits(body)
   const current = await requireAccount(c)
   const changed = accountSettingsSchema.parse({ ...current.settings, ...limits })
+  await requireShardable(c, current.accountId, changed)
   const account = c.var.services.account(current.accountId)
   return c.json(await composeAccountBody(c, await account.configure(changed)))
 }
@@ -175,6 +185,7 @@ function readLimits(body: z.output<typeof limitsBodySchema>) {
     prepaid: body.prepaid,
     alerts: body.alerts,
     tierPercents: body.tier_percents,
+    shards: body.shards,
   }
   return Object.fromEntries(Object.entries(limits).filter(([, value]) => value !== undefined))
 }
@@ -194,6 +205,7 @@ async function composeAccountBody(
     max_concurrent_requests: account.settings.maxConcurrentRequests,
     model_limits: composeModelLimits(account.modelLimits),
     tier_percents: account.settings.tierPercents,
+    shards: account.settings.shards,
     budget: composeBudgetBody(account.budget),
     window_budgets: composeWindowBodies(account.windows, account.budget),
     ...composeBalanceBody(account.credit),

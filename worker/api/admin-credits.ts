@@ -38,7 +38,11 @@ export const creditListSchema = z
 export async function grantCredit(c: AppContext): Promise<Response> {
   const json = await readJsonBody(c.req.raw, c.var.services.config)
   const body = parseRequest(creditBodySchema, json.value)
-  const { accountId } = await requireAccount(c)
+  const { accountId, settings } = await requireAccount(c)
+  if (settings.shards > 1)
+    throw new ApiError('invalid_request', {
+      message: `An account with ${settings.shards} shards cannot have credits.`,
+    })
   const result = await c.var.services.account(accountId).grantCredit({
     creditId: body.id,
     amountMicroUsd: body.amount_micro_usd,

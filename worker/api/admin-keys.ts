@@ -9,6 +9,7 @@ import { apiKeySchema, composeKeyBody } from './key.ts'
 import { modelLimitsBodySchema } from './model-limit-body.ts'
 import { parseRequest } from './parse-request.ts'
 import { readJsonBody } from './read-json-body.ts'
+import { requireShardableLimits } from './shard-settings.ts'
 
 const settings = keySettingsSchema.shape
 
@@ -104,7 +105,9 @@ export const revokedKeySchema = z
 export async function createKey(c: AppContext): Promise<Response> {
   const body = await readJsonBody(c.req.raw, c.var.services.config)
   const keySettings = parseRequest(keyBodySchema, body.value)
-  const { accountId } = await requireAccount(c)
+  const account = await requireAccount(c)
+  const { accountId } = account
+  requireShardableLimits(account, keySettings)
   const created = await c.var.services.account(accountId).createKey(keySettings)
   if (created.outcome === 'unknown_account') throw new Error(`${accountId} is unknown to itself.`)
   if (created.outcome === 'unknown_member')
@@ -157,7 +160,9 @@ export async function listKeys(c: AppContext): Promise<Response> {
 export async function changeKey(c: AppContext): Promise<Response> {
   const body = await readJsonBody(c.req.raw, c.var.services.config)
   const changes = parseRequest(keyChangesBodySchema, body.value)
-  const { accountId } = await requireAccount(c)
+  const account = await requireAccount(c)
+  const { accountId } = account
+  requireShardableLimits(account, changes)
   const keyId = c.req.param('keyId') ?? ''
   const changed = await c.var.services.account(accountId).changeKey(keyId, changes)
   if (changed === null)

@@ -14,6 +14,7 @@ import {
 import { composeModelLimits, modelLimitSchema, modelLimitsBodySchema } from './model-limit-body.ts'
 import { parseRequest } from './parse-request.ts'
 import { readJsonBody } from './read-json-body.ts'
+import { requireShardableLimits } from './shard-settings.ts'
 
 const settings = memberSettingsSchema.shape
 
@@ -57,8 +58,10 @@ export const removedMemberSchema = z
 /** `POST /admin/v1/accounts/{id}/members` */
 export async function createMember(c: AppContext): Promise<Response> {
   const body = parseRequest(memberBodySchema, await readBody(c))
-  const { accountId } = await requireAccount(c)
+  const account = await requireAccount(c)
+  const { accountId } = account
   const created = memberSettingsSchema.parse(readSettings(body))
+  requireShardableLimits(account, created)
   const member = await c.var.services.account(accountId).createMember(created)
   return c.json(composeMemberBody(member), 201)
 }
@@ -66,7 +69,9 @@ export async function createMember(c: AppContext): Promise<Response> {
 /** `PATCH /admin/v1/accounts/{id}/members/{member id}`: changes what is named, from the next request on. */
 export async function updateMember(c: AppContext): Promise<Response> {
   const changes = readSettings(parseRequest(memberChangesSchema, await readBody(c)))
-  const { accountId } = await requireAccount(c)
+  const account = await requireAccount(c)
+  const { accountId } = account
+  requireShardableLimits(account, changes)
   const member = await c.var.services.account(accountId).updateMember(readMemberId(c), changes)
   if (member === null) throw unknownMember()
   return c.json(composeMemberBody(member))

@@ -38,8 +38,13 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
   })
   const cache = isCacheable ? await composeCacheClaim(request, candidates[0].target) : null
   if (isCacheable) answerHeaders.set('x-tallygate-cache', 'miss')
+  const { accountId } = caller
+  // What the account's own object keeps by a name, it has to find again however many there are.
+  const isNamed = idempotency !== null || cache !== null
   const account = createAccountClient({
-    createStub: () => services.account(caller.accountId),
+    createStub: (shard) => services.account(accountId, shard),
+    shard: isNamed ? 0 : services.shards.pick(accountId, requestId),
+    noteShards: (shards) => services.shards.note(accountId, shards),
     renewEveryMs: config.RESERVATION_TTL_MS / 3,
     log,
   })
@@ -82,7 +87,7 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
     maxUpstreamSilenceMs: config.UPSTREAM_SILENCE_MS,
     clientSignal: c.req.raw.signal,
     outlivesClient: idempotency !== null,
-    isKept: idempotency !== null || cache !== null,
+    isKept: isNamed,
     waitUntil,
     log,
     telemetry,

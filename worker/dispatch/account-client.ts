@@ -4,12 +4,15 @@ import type {
   Reroute,
   Settlement,
   SettleResult,
+  ShardAdmitResult,
 } from '../access/account-contract.ts'
 import { describeError, type Log } from '../log.ts'
 
 /** The calls of the hot path, as the account's object answers them. */
 interface AccountPort {
   readonly admit: (request: AdmitRequest) => Promise<AdmitResult>
+  /** Of a shard of the account. */
+  readonly admitShare: (request: AdmitRequest) => Promise<ShardAdmitResult>
   readonly settle: (settlement: Settlement) => Promise<SettleResult>
   readonly renew: (requestId: string) => Promise<boolean>
   readonly reroute: (requestId: string, to: Reroute) => Promise<boolean>
@@ -29,8 +32,12 @@ export interface AccountClient {
 }
 
 export interface AccountClientOptions {
-  /** A new stub: one serves until it throws, and may stay broken then. */
-  readonly createStub: () => AccountPort
+  /** A new stub: one serves until it throws, and may stay broken then. Shard 0 is the account's own object. */
+  readonly createStub: (shard: number) => AccountPort
+  /** Which is to serve the request. */
+  readonly shard: number
+  /** Told how many there are, by each answer that says so. */
+  readonly noteShards: (shards: number) => void
   /** Well below the term of a reservation, milliseconds. */
   readonly renewEveryMs: number
   readonly log: Log
@@ -46,6 +53,8 @@ const FIRST_DELAY_MS = 25
 export function createAccountClient(options: AccountClientOptions): AccountClient {
   const { createStub, log } = options
   let renewal: ReturnType<typeof setInterval> | null = null
+  let { shard } = options
+  let hasFailed = false
   let kept: AccountPort | null = null
   let tellClosed = () => {}
 
@@ -55,10 +64,11 @@ export function createAccountClient(options: AccountClientOptions): AccountClien
   ): Promise<T> {
     for (let attempt = 1; ; attempt++) {
       try {
-        kept ??= createStub()
+        kept ??= createStub(shard)
         return await call(kept)
       } catch (error) {
         kept = null
+        hasFailed = true
         log('account_call_failed', { requestId, attempt, ...describeError(error) })
         if (attempt === ATTEMPT_COUNT) throw error
         const delayMs = FIRST_DELAY_MS * 4 ** (attempt - 1) * (0.5 + Math.random())
@@ -69,10 +79,24 @@ export function createAccountClient(options: AccountClientOptions): AccountClien
 
   async function renew(requestId: string): Promise<void> {
     try {
-      await createStub().renew(requestId)
+      await createStub(shard).renew(requestId)
     } catch (error) {
       log('account_call_failed', { requestId, ...describeError(error) })
     }
+  }
+
+  async function admit(request: AdmitRequest): Promise<AdmitResult> {
+    const { requestId } = request
+    if (shard !== 0) {
+      const result = await callWithRetries(requestId, (stub) => stub.admitShare(request))
+      if (result.outcome !== 'moved') return result
+      options.noteShards(1)
+      // What failed may have been admitted there, and is settled there then.
+      if (hasFailed) throw new Error('The account has no such shard any more.')
+      shard = 0
+      kept = null
+    }
+    return callWithRetries(requestId, (stub) => stub.admit(request))
   }
 
   const abandon = () => {
@@ -86,8 +110,9 @@ export function createAccountClient(options: AccountClientOptions): AccountClien
       tellClosed = tell
     },
     admit: async (request) => {
-      const result = await callWithRetries(request.requestId, (stub) => stub.admit(request))
+      const result = await admit(request)
       if (result.outcome === 'admitted') {
+        options.noteShards(result.shards ?? 1)
         renewal = setInterval(() => void renew(request.requestId), options.renewEveryMs)
       }
       return result

@@ -3,7 +3,7 @@ import { beforeAll, describe, expect, test } from 'vitest'
 import { createGrammarBuilder } from '../../../gpu-backend/grammar/json-schema.ts'
 import { SchemaError } from '../../../gpu-backend/grammar/schema-parts.ts'
 import { createGrammarWalk, type GrammarWalk } from '../../support/grammar-walk.ts'
-import { anySchema, isValid } from '../../support/json-schemas.ts'
+import { anySchema, isValid, partOfObject } from '../../support/json-schemas.ts'
 
 let walk: GrammarWalk
 
@@ -84,6 +84,53 @@ test('a schema may contain itself', async () => {
   expect(await accepts(grammarOf(tree), '{"next": {"next": {}}}')).toBe(true)
 })
 
+test('schemas that must hold together are merged, with what stands beside a reference or a union', async () => {
+  const base = { type: 'object', properties: { id: { type: 'integer', minimum: 1 } } }
+  const grammar = grammarOf({
+    $defs: { base },
+    allOf: [{ $ref: '#/$defs/base' }, { properties: { id: { maximum: 3 }, b: { type: 'null' } } }],
+    anyOf: [{ required: ['id'] }, { required: ['b'] }],
+  })
+  for (const text of ['{"id": 3}', '{"b": null}', '{"id": 1, "b": null}']) {
+    expect(await accepts(grammar, text), text).toBe(true)
+  }
+  for (const text of ['{}', '{"id": 0}', '{"id": 4}', '{"id": 1.5}', '{"b": 1}']) {
+    expect(await accepts(grammar, text), text).toBe(false)
+  }
+})
+
+test('merged schemas allow just what is valid by each of them', async () => {
+  const schemas = fc.array(partOfObject, { minLength: 2, maxLength: 3 })
+  const values = fc.infiniteStream(fc.option(fc.integer({ min: -40, max: 40 }), { freq: 9 }))
+  const counts = { valid: 0, invalid: 0 }
+  await fc.assert(
+    fc.asyncProperty(schemas, values, async (parts, numbers) => {
+      const allOf = JSON.parse(JSON.stringify(parts))
+      const properties = parts.flatMap((part) => Object.entries(part.properties))
+      const names = Object.keys(Object.fromEntries(properties))
+      fc.pre(names.length > 0)
+      const members = names.flatMap((name): [string, number][] => {
+        const number = numbers.next().value
+        return number == null ? [] : [[name, number]]
+      })
+      const answer = Object.fromEntries(members)
+      const isAnswer = isValid({ allOf }, answer)
+      counts[isAnswer ? 'valid' : 'invalid']++
+      const text = members.map(([name, number]) => `${JSON.stringify(name)}: ${number}`).join(', ')
+      expect(await accepts(grammarOf({ allOf }), `{${text}}`), text).toBe(isAnswer)
+    }),
+    { numRuns: 200, seed: 4 },
+  )
+  expect(Math.min(counts.valid, counts.invalid)).toBeGreaterThan(30)
+})
+
+test('a schema with something beside its references may contain itself', async () => {
+  const next = { $ref: '#', required: ['next'] }
+  const grammar = grammarOf({ properties: { next: { anyOf: [next, { type: 'null' }] } } })
+  expect(await accepts(grammar, '{"next": {"next": {"next": null}}}')).toBe(true)
+  expect(await accepts(grammar, '{"next": {}}')).toBe(false)
+})
+
 const kindOf = (kind: object) => ({ type: 'object', properties: { kind }, required: ['kind'] })
 
 test('a union that names its options by a constant is one of them, behind references too', async () => {
@@ -125,13 +172,24 @@ describe('a schema that no grammar can keep is refused, with the keyword at faul
       'oneOf[1]',
     ],
     [{ oneOf: Array.from({ length: 65 }, (_, i) => ({ const: i })) }, 'oneOf'],
-    [{ allOf: [{}, {}] }, 'allOf'],
-    [{ allOf: [{}], type: 'string' }, 'type'],
+    [{ allOf: [{ type: 'null' }], type: 'string' }, 'type'],
+    [{ allOf: [{ pattern: 'a' }, { pattern: 'b' }] }, 'allOf[1].pattern'],
+    [{ allOf: [{ enum: [1, 2] }, { minimum: 2 }] }, 'allOf[1].minimum'],
+    [{ allOf: [{ enum: [1] }, { const: 2 }] }, 'allOf[1].enum'],
+    [{ allOf: [inA({}), { required: ['b'] }] }, 'required'],
+    [{ allOf: [{ $ref: '#' }], type: 'object' }, 'allOf[0].$ref'],
+    [{ anyOf: null, type: 'string' }, 'anyOf'],
+    [
+      {
+        enum: ['a'.repeat(10_000)],
+        anyOf: Array.from({ length: 10 }, () => ({ type: 'string' })),
+      },
+      'anyOf[6]',
+    ],
     [{ type: 'string', maxLength: 129 }, 'maxLength'],
     [{ not: {} }, 'not'],
     [{ anyOf: [] }, 'anyOf'],
     [{ anyOf: [{ type: 'string' }, { allOf: [] }] }, 'anyOf[1].allOf'],
-    [{ anyOf: [{}], properties: {} }, 'properties'],
     [{ enum: [] }, 'enum'],
     [{ type: 'string', enum: [1] }, 'enum'],
     [{ $ref: '#' }, '$ref'],

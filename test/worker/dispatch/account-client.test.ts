@@ -10,11 +10,14 @@ import { createAccountClient } from '../../../worker/dispatch/account-client.ts'
 test('a settlement is repeated on new stubs until one takes it, and then no more', async () => {
   let stubCount = 0
   const client = createAccountClient({
+    shard: 0,
+    noteShards: () => {},
     createStub: () => {
       stubCount += 1
       const number = stubCount
       return {
         admit: () => Promise.reject(new Error('unused')),
+        admitShare: () => Promise.reject(new Error('unused')),
         renew: () => Promise.reject(new Error('unused')),
         reroute: () => Promise.reject(new Error('unused')),
         settle: () =>
@@ -35,7 +38,10 @@ test('a reservation is renewed from its admission to its settlement', async () =
   vi.useFakeTimers()
   const renewed: string[] = []
   const client = createAccountClient({
+    shard: 0,
+    noteShards: () => {},
     createStub: () => ({
+      admitShare: () => Promise.reject(new Error('unused')),
       // The client reads nothing of the limits.
       admit: () =>
         Promise.resolve({ outcome: 'admitted', limits: {} as LimitSnapshot, tier: 'standard' }),
