@@ -20,8 +20,7 @@ export const vocabularySchema = z.looseObject({
 
 /**
  * [V] The exact bytes of each token by id, for detokenising: a character may be spread over several
- * tokens. Control tokens, but those that
- * mark calls, and ids without a token are empty.
+ * tokens. Control tokens, but those that mark calls, and ids without a token are empty.
  */
 export function listTokenBytes({ vocabulary }: TokenizerSource): readonly Uint8Array[] {
   if (vocabulary.kind === 'pieces') return listPieceBytes(vocabulary)
