@@ -1,9 +1,11 @@
+import { setTimeout } from 'node:timers/promises'
 import { expect, test } from 'vitest'
 import { useScriptedGateway } from '../support/scripted-gateway.ts'
 import type { Exchange } from '../support/scripted-upstream.ts'
 
 const DIGEST = `0x${'1'.repeat(64)}`
 const SILENCE_MS = 1_000
+const ANSWER_MS = 5 * SILENCE_MS
 /** At a quarter of the silence between two of them, three times as long as may be silent. */
 const REPORT_COUNT = 12
 
@@ -24,9 +26,13 @@ const answerAfterReports = (describe: (index: number) => object) => ({
       },
     })
     await enough
-    const usage = composeUsage(REPORT_COUNT)
-    exchange.sendJson(200, { choices: [{ index: 0, message: { content: 'long' } }], usage })
+    exchange.sendJson(200, composeAnswer(composeUsage(REPORT_COUNT)))
   },
+})
+
+const composeAnswer = (usage: object) => ({
+  choices: [{ index: 0, message: { content: 'long' } }],
+  usage,
 })
 
 const composeUsage = (tokenCount: number) => ({
@@ -40,8 +46,15 @@ const { upstream, gateway } = useScriptedGateway(
     growing: answerAfterReports((index) => ({ usage: composeUsage(index) })),
     queued: answerAfterReports(() => ({ usage: composeUsage(0), queue_position: 2 })),
     stuck: answerAfterReports(() => ({ usage: composeUsage(0) })),
+    other: {
+      script: async (exchange) => {
+        await setTimeout(2 * SILENCE_MS)
+        exchange.sendJson(200, composeAnswer(composeUsage(1)))
+      },
+    },
+    'other-stuck': { script: () => {} },
   },
-  { vars: { UPSTREAM_SILENCE_MS: String(SILENCE_MS) } },
+  { vars: { UPSTREAM_SILENCE_MS: String(SILENCE_MS), UPSTREAM_ANSWER_MS: String(ANSWER_MS) } },
 )
 
 const ask = (model: string) =>
@@ -50,7 +63,7 @@ const ask = (model: string) =>
     body: JSON.stringify({ model, messages: [{ role: 'user', content: 'Go on' }] }),
   })
 
-test.each(['growing', 'queued'])(
+test.each(['growing', 'queued', 'other'])(
   'An answer in one piece takes as long as it takes: %s',
   async (model) => {
     const response = await ask(model)
@@ -58,7 +71,10 @@ test.each(['growing', 'queued'])(
   },
 )
 
-test('A backend that gets nowhere is given up, though it says that it works', async () => {
-  const response = await ask('stuck')
-  await expect(response.text()).rejects.toThrow()
-})
+test.each(['stuck', 'other-stuck'])(
+  'A backend that gets nowhere is given up: %s',
+  async (model) => {
+    const response = await ask(model)
+    await expect(response.text()).rejects.toThrow()
+  },
+)
