@@ -1,4 +1,5 @@
 import { afterEach, beforeEach, expect, it } from 'vitest'
+import type { UsageLine } from '../support/gateway-under-test.ts'
 import {
   ADAPTER_IDS,
   createInstallation,
@@ -7,7 +8,6 @@ import {
   type StreamSeen,
   settledUsage,
   streamChat,
-  type UsageLine,
 } from '../support/installation.ts'
 import { descendantsOf, isAlive, type StartedStack, waitUntil } from '../support/stack.ts'
 

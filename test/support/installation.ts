@@ -2,6 +2,7 @@ import { mkdir, mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type RequestReport, requestReportSchema } from '../../protocol/backend.ts'
+import type { UsageLine } from './gateway-under-test.ts'
 import { writePeftAdapter } from './peft-adapter.ts'
 import { type StartedStack, spawnStack, waitUntil } from './stack.ts'
 import { TINY_CONFIG, writeTinyGguf } from './tiny-model.ts'
@@ -11,14 +12,6 @@ export const ADAPTER_IDS = ['ada-1', 'ada-2', 'ada-3', 'ada-4'] as const
 
 /** Long enough to be caught in the middle of: the context takes a prompt beside it. */
 export const LONG_ANSWER_TOKENS = 400
-
-export interface UsageLine {
-  readonly request_id: string
-  readonly outcome: string
-  readonly prompt_tokens: number
-  readonly completion_tokens: number
-  readonly fee_micro_usd: number
-}
 
 /** A folder with a tiny model and adapters, and `npm start` on it as often as a test wants. */
 export interface Installation {
