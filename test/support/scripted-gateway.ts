@@ -8,7 +8,7 @@ interface ScriptedGatewayOptions {
   readonly vars?: Readonly<Record<string, string>>
 }
 
-/** A gateway in front of an upstream with these models, for all tests of a file; what is returned has no fields before. */
+/** A gateway in front of an upstream with these models, for all tests of a file: before them, neither has fields. */
 export function useScriptedGateway(
   models: Parameters<typeof startScriptedUpstream>[0],
   { backend, vars }: ScriptedGatewayOptions = {},

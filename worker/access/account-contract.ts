@@ -163,7 +163,7 @@ export type SettleResult =
 /** Several objects would serve the account and cannot; nothing changed. */
 export interface Unshardable {
   readonly outcome: 'unshardable'
-  /** Ends "cannot be, as". */
+  /** A clause, such as: the account has credits or is prepaid. */
   readonly reason: string
 }
 

@@ -6,7 +6,7 @@ type Settings<Body> = {
   [Name in keyof Body as CamelCase<Name> & string]: Exclude<Body[Name], undefined>
 }
 
-/** The fields of a body under the names they have inside: `model_limits` is `modelLimits`. Nothing stands for an absent one. */
+/** The fields of a body by the names they have inside, `modelLimits` for `model_limits`; absent ones stay absent. */
 export function settingsFromBody<Body extends object>(body: Body): Settings<Body> {
   const fields = Object.entries(body)
     .filter(([, value]) => value !== undefined)
