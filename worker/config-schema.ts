@@ -79,6 +79,15 @@ export const configSchema = z.object({
     .max(600_000)
     .default(120_000)
     .describe('How long a backend may stay silent before a request to it fails, milliseconds.'),
+  UPSTREAM_ANSWER_MS: z.coerce
+    .number()
+    .int()
+    .min(100)
+    .max(3_600_000)
+    .default(600_000)
+    .describe(
+      'How long a server that tells no progress may take for an answer in one piece, milliseconds.',
+    ),
   FREE_CALLS_PER_MINUTE: z.coerce
     .number()
     .int()

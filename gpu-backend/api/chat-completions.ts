@@ -84,7 +84,7 @@ export async function answerChatCompletion(
     },
     wording: createChatWording({
       model,
-      mayCall: tools.callable.length > 0,
+      callable: new Set(tools.callable.map(({ name }) => name)),
       wantsLogprobs: fields.logprobs ?? false,
       createCallId: () => services.createRequestId().replace(/^req_/, 'call_'),
     }),

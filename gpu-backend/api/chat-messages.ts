@@ -50,6 +50,7 @@ export const messageSchema = z.preprocess(
       role: z.enum(['system', 'developer', 'user', 'assistant', 'tool']),
       content: contentSchema,
       tool_calls: callsSchema.nullish(),
+      tool_call_id: z.string().max(200).nullish(),
       function_call: unsupportedUnless([], 'functions are not supported; use tools'),
     })
     .refine(({ role, tool_calls }) => !tool_calls || role === 'assistant', {
@@ -57,10 +58,11 @@ export const messageSchema = z.preprocess(
       message: 'only the assistant calls tools',
     })
     .transform(
-      ({ role, content, tool_calls }): ChatMessage => ({
+      ({ role, content, tool_calls, tool_call_id }): ChatMessage => ({
         role: role === 'developer' ? 'system' : role,
         content,
         ...(tool_calls && { toolCalls: tool_calls }),
+        ...(role === 'tool' && tool_call_id != null && { toolCallId: tool_call_id }),
       }),
     ),
 )

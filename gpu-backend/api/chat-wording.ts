@@ -1,6 +1,8 @@
 import type { FinishReason, TokenLogprob } from '../engine/engine-port.ts'
+import { HERMES_FORM } from '../text/tool-form.ts'
 import type { AnswerWording, ChoiceWording } from './answer.ts'
 import type { ChoiceEvent } from './generation.ts'
+import { createHeldCallParser } from './held-call-parser.ts'
 import { wordChatLogprobs } from './logprobs.ts'
 import type { ServedModel } from './served-model.ts'
 import {
@@ -10,9 +12,9 @@ import {
 } from './tool-call-parser.ts'
 
 interface ChatWordingOptions {
-  readonly model: Pick<ServedModel, 'tokenBytes'>
-  /** Whether calls are looked for in the answer. */
-  readonly mayCall: boolean
+  readonly model: Pick<ServedModel, 'tokenBytes' | 'toolForm'>
+  /** Names of the tools that the answer may call; none: calls are not looked for. */
+  readonly callable: ReadonlySet<string>
   readonly wantsLogprobs: boolean
   readonly createCallId: () => string
 }
@@ -34,7 +36,7 @@ interface WrittenCall {
 }
 
 function createChatChoice(options: ChatWordingOptions): ChoiceWording {
-  const parser = options.mayCall ? createToolCallParser() : NO_CALLS
+  const parser = createParser(options)
   const calls: WrittenCall[] = []
   const told: TokenLogprob[] = []
   let content = ''
@@ -62,10 +64,11 @@ function createChatChoice(options: ChatWordingOptions): ChoiceWording {
   function piece(event: ChoiceEvent) {
     const parsed = parser.push(event.text)
     end = event.reason
-    const text = end === null ? parsed.content : parsed.content + parser.flush()
+    const held = end === null ? null : parser.flush()
+    const text = parsed.content + (held?.content ?? '')
     content += text
     told.push(...event.logprobs)
-    const toolCalls = parsed.calls.map(wordCall)
+    const toolCalls = [...parsed.calls, ...(held?.calls ?? [])].map(wordCall)
     const isSilent = text === '' && (toolCalls.length > 0 || end !== null)
     return {
       delta: {
@@ -100,7 +103,14 @@ function createChatChoice(options: ChatWordingOptions): ChoiceWording {
   }
 }
 
+/** Calls that begin with a tag of their own are told at once; in other forms they could still be text. */
+function createParser({ callable, model }: ChatWordingOptions): ToolCallParser {
+  if (callable.size === 0) return NO_CALLS
+  const isTagged = model.toolForm === HERMES_FORM
+  return isTagged ? createToolCallParser() : createHeldCallParser(model.toolForm, callable)
+}
+
 const NO_CALLS: ToolCallParser = {
   push: (content) => ({ content, calls: [] }),
-  flush: () => '',
+  flush: () => ({ content: '', calls: [] }),
 }

@@ -2,7 +2,7 @@ import { BackendError } from '../errors.ts'
 import { literal } from '../grammar/ebnf.ts'
 import { createGrammarBuilder, type GrammarBuilder } from '../grammar/json-schema.ts'
 import { SchemaError } from '../grammar/schema-parts.ts'
-import { TOOL_CALL_CLOSE, TOOL_CALL_OPEN } from '../text/tool-prompt.ts'
+import type { ToolForm } from '../text/tool-form.ts'
 import type { ResponseFormat } from './response-format.ts'
 import type { ServedModel } from './served-model.ts'
 import type { CallableTool, ToolPlan } from './tool-fields.ts'
@@ -10,7 +10,7 @@ import type { CallableTool, ToolPlan } from './tool-fields.ts'
 interface AnswerPlan {
   readonly format: ResponseFormat | null
   readonly tools: ToolPlan
-  readonly model: Pick<ServedModel, 'stopTokenIds'>
+  readonly model: Pick<ServedModel, 'stopTokenIds' | 'toolForm'>
 }
 
 const ANY_OBJECT = { type: 'object' } as const
@@ -24,7 +24,8 @@ const NO_ARGUMENTS = { type: 'object', additionalProperties: false } as const
 export function planGrammar({ format, tools, model }: AnswerPlan): string | null {
   const builder = createGrammarBuilder()
   const json = addFormat(builder, format)
-  const root = tools.callable.length > 0 ? addTools(builder, tools, json) : json
+  const root =
+    tools.callable.length > 0 ? addTools(builder, { tools, json, form: model.toolForm }) : json
   if (root === null) return null
   if (model.stopTokenIds.length > 0) return builder.build(root)
   throw new BackendError(
@@ -49,21 +50,38 @@ function addFormat(builder: GrammarBuilder, format: ResponseFormat | null): stri
   }
 }
 
-/** Calls in the form of `text/tool-prompt.ts`; where they are optional, a free answer may hold them too. */
-function addTools(builder: GrammarBuilder, tools: ToolPlan, json: string | null): string {
+interface CallRules {
+  readonly tools: ToolPlan
+  readonly json: string | null
+  readonly form: ToolForm
+}
+
+/** Calls in the model's form; where they are optional, a free answer may hold them too. */
+function addTools(builder: GrammarBuilder, { tools, json, form }: CallRules): string | null {
   const bodies = tools.callable.map((tool) => {
-    const name = literal(`{"name": ${JSON.stringify(tool.name)}, "arguments": `)
+    const name = literal(`{"name": ${JSON.stringify(tool.name)}, "${form.argumentsKey}": `)
     return `${name} ${addParameters(builder, tool)} "}"`
   })
   const body = builder.addRule(bodies.join(' | '))
-  const afterOpen = builder.addRule(`"\\n" ${body} ${literal(`\n${TOOL_CALL_CLOSE}`)}`)
-  const call = builder.addRule(`${literal(TOOL_CALL_OPEN)} ${afterOpen}`)
-  const more = tools.maxCallCount - 1
-  const calls = builder.addRule(more > 0 ? `${call} ("\\n" ${call}){0,${more}}` : call)
+  const triggerLength = form.trigger?.length ?? 0
+  const call = builder.addRule(around(form.open, body, form.close))
+  const more = Math.min(tools.maxCallCount, form.maxCallCount) - 1
+  const repeated = (first: string) =>
+    more > 0 ? `${first} (${literal(form.between)} ${call}){0,${more}}` : first
+  const calls = builder.addRule(around(form.begin, repeated(call), form.end))
   if (tools.isRequired) return calls
   if (json !== null) return `${json} | ${calls}`
-  const loops = tools.maxCallCount > 1
-  return `TagDispatch((${literal(TOOL_CALL_OPEN)}, ${afterOpen}), stop_eos=true, loop_after_dispatch=${loops})`
+  if (form.trigger === null) return null
+  const isList = form.begin !== ''
+  const rest = isList
+    ? around(form.begin.slice(triggerLength), repeated(call), form.end)
+    : around(form.open.slice(triggerLength), body, form.close)
+  const loops = !isList && tools.maxCallCount > 1
+  return `TagDispatch((${literal(form.trigger)}, ${builder.addRule(rest)}), stop_eos=true, loop_after_dispatch=${loops})`
+}
+
+function around(before: string, rule: string, after: string): string {
+  return [before && literal(before), rule, after && literal(after)].filter(Boolean).join(' ')
 }
 
 function addParameters(builder: GrammarBuilder, tool: CallableTool): string {

@@ -2,6 +2,7 @@ import type { Digest } from '../../protocol/digest.ts'
 import type { ModelConfig, TokenizerSource } from '../model/model-source.ts'
 import { type ChatRenderer, createChatRenderer } from '../text/chat-template.ts'
 import { createTokenizer } from '../text/tokenizer.ts'
+import { findToolForm, HERMES_FORM, type ToolForm } from '../text/tool-form.ts'
 
 /** The base model as the API presents it. */
 export interface ServedModel {
@@ -24,6 +25,8 @@ export interface ServedModel {
   readonly decode: (tokens: readonly number[]) => string
   /** A conversation up to where the assistant speaks. Throws BackendError where the template refuses it. */
   readonly encodeChat: ChatRenderer
+  /** How its answers hold calls. */
+  readonly toolForm: ToolForm
 }
 
 interface OpenedModel {
@@ -68,5 +71,6 @@ export function createServedModel(
       return text(tokens.slice(0, begun)) + (tokenizer.addsBlank ? rest.replace(/^ /, '') : rest)
     },
     encodeChat: createChatRenderer(source, tokenizer),
+    toolForm: findToolForm(source.chatTemplate ?? '') ?? HERMES_FORM,
   }
 }

@@ -1,4 +1,4 @@
-import { TOOL_CALL_CLOSE, TOOL_CALL_OPEN } from '../text/tool-prompt.ts'
+import { TOOL_CALL_CLOSE, TOOL_CALL_OPEN } from '../text/tool-form.ts'
 
 /** What a piece of the answer adds to a tool call; its first delta, and no other, has the name. */
 export interface ToolCallDelta {
@@ -14,8 +14,8 @@ export interface ParsedPiece {
 
 export interface ToolCallParser {
   readonly push: (text: string) => ParsedPiece
-  /** When the answer has ended: what was held back as a possible beginning of a call, or is one without a name. */
-  readonly flush: () => string
+  /** When the answer has ended: what was held back: as a possible beginning of a call, or as one without a name. */
+  readonly flush: () => ParsedPiece
 }
 
 const HEADER = /^\s*\{"name": ("(?:[^"\\]|\\.)*"), "arguments": /
@@ -94,10 +94,10 @@ export function createToolCallParser(): ToolCallParser {
       return { content: content.join(''), calls: mergeDeltas(calls) }
     },
     flush() {
-      if (state === 'header') return `${TOOL_CALL_OPEN}${pending}`
+      if (state === 'header') return { content: `${TOOL_CALL_OPEN}${pending}`, calls: [] }
       const text = state === 'text' ? pending : ''
       pending = ''
-      return callCount > 0 && text.trim() === '' ? '' : text
+      return { content: callCount > 0 && text.trim() === '' ? '' : text, calls: [] }
     },
   }
 }
@@ -125,7 +125,7 @@ function mergeDeltas(deltas: readonly ToolCallDelta[]): readonly ToolCallDelta[]
 }
 
 /** Finds where a JSON object that comes in pieces ends. */
-function createValueScanner() {
+export function createValueScanner() {
   let depth = 0
   let isInString = false
   let isEscaped = false

@@ -105,16 +105,16 @@ function applyMask(scores: Float32Array, mask: Int32Array): void {
 function findBest(scores: Float32Array): number {
   let best = -1
   let highest = Number.NEGATIVE_INFINITY
-  // By index: iterating a typed array is four times slower, and this runs over V for each token.
+  // By index: iterating a typed array is four times slower, and this runs over V for each token. A message made
+  // in the loop would be twice as slow.
   for (let id = 0; id < scores.length; id++) {
     const score = scores[id] ?? Number.NaN
-    if (score > highest) {
-      highest = score
-      best = id
-    } else if (Number.isNaN(score)) {
-      throw new Error(`logit ${id} is NaN`)
-    }
+    if (score <= highest) continue
+    highest = score
+    best = id
+    if (Number.isNaN(score)) break
   }
+  if (Number.isNaN(highest)) throw new Error(`logit ${best} is NaN`)
   assert(Number.isFinite(highest), 'the logits have no finite maximum')
   return best
 }

@@ -4,6 +4,8 @@ export interface ChatMessage {
   readonly content: string
   /** What an assistant's message called. */
   readonly toolCalls?: readonly ToolCall[]
+  /** The call that a tool's message is the result of. */
+  readonly toolCallId?: string
 }
 
 export interface ToolCall {

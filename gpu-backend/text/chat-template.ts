@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto'
 import { Template } from '@huggingface/jinja'
 import { BackendError } from '../errors.ts'
 import { ModelFileError } from '../model/model-file-error.ts'
@@ -5,7 +6,8 @@ import type { TokenizerSource } from '../model/model-source.ts'
 import type { ChatMessage, ToolDefinition } from './chat-message.ts'
 import { escapePattern } from './escape-pattern.ts'
 import type { Tokenizer } from './tokenizer.ts'
-import { describeTools, writesTools } from './tool-prompt.ts'
+import { findToolForm } from './tool-form.ts'
+import { describeTools } from './tool-prompt.ts'
 
 export interface ChatPrompt {
   /** The prompt as the template wrote it, for hashing. */
@@ -29,14 +31,18 @@ export function createChatRenderer(source: TokenizerSource, tokenizer: Tokenizer
   if (source.chatTemplate === null) return refuseChat
   const template = parseTemplate(source.chatTemplate)
   const maskable = createMaskable(tokenizer.specials)
-  const knowsTools = writesTools(source.chatTemplate)
+  const form = findToolForm(source.chatTemplate)
+  const knowsTools = form !== null
   return (messages, tools = []) => {
     const told = toWellFormed(knowsTools ? messages : describeTools(messages, tools))
     const toldTools = knowsTools ? toWellFormed(tools) : []
     const surroundings = [source.chatTemplate, JSON.stringify([told, toldTools])].join()
     const mask = createMask(maskable, surroundings)
     const rendered = render(template, {
-      messages: mapStrings(told.map(toTemplateMessage), mask.apply),
+      messages: mapStrings(
+        told.map((message) => toTemplateMessage(message, form?.idLength ?? null)),
+        mask.apply,
+      ),
       ...(toldTools.length > 0 && { tools: mapStrings(toldTools, mask.apply) }),
       add_generation_prompt: true,
       bos_token: source.bosToken ?? '',
@@ -55,10 +61,24 @@ export function createChatRenderer(source: TokenizerSource, tokenizer: Tokenizer
   }
 }
 
-function toTemplateMessage({ role, content, toolCalls }: ChatMessage) {
-  if (!toolCalls?.length) return { role, content }
-  const calls = toolCalls.map(({ id, ...call }) => ({ id, type: 'function', function: call }))
-  return { role, content, tool_calls: calls }
+function toTemplateMessage(
+  { role, content, toolCalls, toolCallId }: ChatMessage,
+  idLength: number | null,
+) {
+  const idOf = (id: string) =>
+    idLength === null ? id : createHash('sha256').update(id).digest('hex').slice(0, idLength)
+  const message = {
+    role,
+    content,
+    ...(toolCallId !== undefined && { tool_call_id: idOf(toolCallId) }),
+  }
+  if (!toolCalls?.length) return message
+  const calls = toolCalls.map(({ id, ...call }) => ({
+    id: idOf(id),
+    type: 'function',
+    function: call,
+  }))
+  return { ...message, tool_calls: calls }
 }
 
 function toWellFormed<Value>(value: Value): Value {

@@ -2,6 +2,7 @@ import { BLANK, type MergeOrder, type PieceVocabulary } from '../model/piece-voc
 import { mergePieces, type RankOf } from './merge-pieces.ts'
 import { createSplitter, type WholeToken } from './split-at-tokens.ts'
 import type { TextEncoding } from './text-encoding.ts'
+import { isToolMarker } from './tool-form.ts'
 
 /** Encodes by a SentencePiece vocabulary. What no piece spells becomes bytes, so that nothing is lost. */
 export function createPieceEncoding(vocabulary: PieceVocabulary): TextEncoding {
@@ -46,7 +47,7 @@ export function listPieceBytes({ tokens }: PieceVocabulary): readonly Uint8Array
   return tokens.map(({ text, type }) => {
     if (type === 'byte') return Uint8Array.of(byteOf(text))
     if (type === 'piece') return encoder.encode(text.replaceAll(BLANK, ' '))
-    return encoder.encode(type === 'whole' ? text : '')
+    return encoder.encode(type === 'whole' || isToolMarker(text) ? text : '')
   })
 }
 

@@ -2,6 +2,7 @@ import { z } from 'zod'
 import type { TokenizerSource } from '../model/model-source.ts'
 import { bytesOfToken } from './byte-level.ts'
 import { listPieceBytes } from './piece-encoder.ts'
+import { isToolMarker } from './tool-form.ts'
 
 /** The fields of a `tokenizer.json` that say what a token is. */
 export const vocabularySchema = z.looseObject({
@@ -19,7 +20,7 @@ export const vocabularySchema = z.looseObject({
 
 /**
  * [V] The exact bytes of each token by id, for detokenising: a character may be spread over several
- * tokens. Control tokens and ids without a token are empty.
+ * tokens. Control tokens, but those that mark calls, and ids without a token are empty.
  */
 export function listTokenBytes({ vocabulary }: TokenizerSource): readonly Uint8Array[] {
   if (vocabulary.kind === 'pieces') return listPieceBytes(vocabulary)
@@ -30,7 +31,7 @@ export function listTokenBytes({ vocabulary }: TokenizerSource): readonly Uint8A
     table[id] = bytesOfToken(token) ?? encoder.encode(token)
   }
   for (const { id, content, special } of added_tokens) {
-    table[id] = special ? new Uint8Array() : encoder.encode(content)
+    table[id] = special && !isToolMarker(content) ? new Uint8Array() : encoder.encode(content)
   }
   return Array.from(table, (bytes) => bytes ?? new Uint8Array())
 }

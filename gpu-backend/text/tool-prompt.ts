@@ -1,13 +1,5 @@
 import type { ChatMessage, ToolDefinition } from './chat-message.ts'
-
-/** What stands around each call in an answer: the form of Hermes and Qwen, whose templates teach it. */
-export const TOOL_CALL_OPEN = '<tool_call>'
-export const TOOL_CALL_CLOSE = '</tool_call>'
-
-/** Whether a chat template writes tools itself, and in the form that answers are read in. */
-export function writesTools(chatTemplate: string): boolean {
-  return /\btools\b/.test(chatTemplate) && chatTemplate.includes(TOOL_CALL_OPEN)
-}
+import { TOOL_CALL_CLOSE, TOOL_CALL_OPEN } from './tool-form.ts'
 
 /**
  * The conversation for a template that knows no tools (docs/output.md): they are described at the end

@@ -1,3 +1,4 @@
+import { setTimeout } from 'node:timers/promises'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { type GatewayUnderTest, startGatewayUnderTest } from '../support/gateway-under-test.ts'
 import {
@@ -8,6 +9,7 @@ import {
 
 const DIGEST = `0x${'1'.repeat(64)}`
 const SILENCE_MS = 1_000
+const ANSWER_MS = 5 * SILENCE_MS
 /** At a quarter of the silence between two of them, three times as long as may be silent. */
 const REPORT_COUNT = 12
 
@@ -31,9 +33,13 @@ const answerAfterReports = (describe: (index: number) => object) => ({
       },
     })
     await enough
-    const usage = composeUsage(REPORT_COUNT)
-    exchange.sendJson(200, { choices: [{ index: 0, message: { content: 'long' } }], usage })
+    exchange.sendJson(200, composeAnswer(composeUsage(REPORT_COUNT)))
   },
+})
+
+const composeAnswer = (usage: object) => ({
+  choices: [{ index: 0, message: { content: 'long' } }],
+  usage,
 })
 
 const composeUsage = (tokenCount: number) => ({
@@ -47,9 +53,17 @@ beforeAll(async () => {
     growing: answerAfterReports((index) => ({ usage: composeUsage(index) })),
     queued: answerAfterReports(() => ({ usage: composeUsage(0), queue_position: 2 })),
     stuck: answerAfterReports(() => ({ usage: composeUsage(0) })),
+    other: {
+      script: async (exchange) => {
+        await setTimeout(2 * SILENCE_MS)
+        exchange.sendJson(200, composeAnswer(composeUsage(1)))
+      },
+    },
+    'other-stuck': { script: () => {} },
   })
   gateway = await startGatewayUnderTest([{ id: 'one', url: upstream.url }], {
     UPSTREAM_SILENCE_MS: String(SILENCE_MS),
+    UPSTREAM_ANSWER_MS: String(ANSWER_MS),
   })
 }, 60_000)
 
@@ -64,7 +78,7 @@ const ask = (model: string) =>
     body: JSON.stringify({ model, messages: [{ role: 'user', content: 'Go on' }] }),
   })
 
-test.each(['growing', 'queued'])(
+test.each(['growing', 'queued', 'other'])(
   'An answer in one piece takes as long as it takes: %s',
   async (model) => {
     const response = await ask(model)
@@ -72,7 +86,10 @@ test.each(['growing', 'queued'])(
   },
 )
 
-test('A backend that gets nowhere is given up, though it says that it works', async () => {
-  const response = await ask('stuck')
-  await expect(response.text()).rejects.toThrow()
-})
+test.each(['stuck', 'other-stuck'])(
+  'A backend that gets nowhere is given up: %s',
+  async (model) => {
+    const response = await ask(model)
+    await expect(response.text()).rejects.toThrow()
+  },
+)

@@ -15,6 +15,7 @@ import { openDatanetStore } from '../../gpu-backend/attribution/datanet-store.ts
 import { createDatanetOpener } from '../../gpu-backend/attribution/open-datanet.ts'
 import type { EngineHandle } from '../../gpu-backend/engine-handle.ts'
 import type { ModelConfig } from '../../gpu-backend/model/model-source.ts'
+import { HERMES_FORM, type ToolForm } from '../../gpu-backend/text/tool-form.ts'
 import { createScriptedEngine, type EngineScript, type ScriptedEngine } from './scripted-engine.ts'
 
 export const TINY_CONFIG: ModelConfig = {
@@ -35,6 +36,7 @@ export const TINY_CONFIG: ModelConfig = {
 
 /** One token a byte; the template writes `role: content` lines. */
 const BYTE_MODEL: ServedModel = {
+  toolForm: HERMES_FORM,
   id: 'tiny',
   digest: `0x${'ab'.repeat(32)}`,
   contextTokens: 512,
@@ -64,6 +66,8 @@ export interface TestBackend {
 }
 
 export interface TestBackendOptions extends EngineScript {
+  /** Default: that of Hermes. */
+  readonly toolForm?: ToolForm
   /** Instead of a scripted one, which then stays idle. */
   readonly engine?: EngineHandle
   readonly bearerToken?: string
@@ -129,7 +133,7 @@ export async function startTestBackend(options: TestBackendOptions = {}): Promis
   })
   const services: Services = {
     engine: served,
-    model: BYTE_MODEL,
+    model: { ...BYTE_MODEL, toolForm: options.toolForm ?? HERMES_FORM },
     adapters: adapters.registry,
     adapterIntake: adapters.intake,
     adapterStats: adapters.stats,

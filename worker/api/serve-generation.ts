@@ -85,6 +85,7 @@ async function serve(c: AppContext, request: GenerationRequest): Promise<Respons
     route,
     account,
     maxUpstreamSilenceMs: config.UPSTREAM_SILENCE_MS,
+    maxUpstreamAnswerMs: config.UPSTREAM_ANSWER_MS,
     clientSignal: c.req.raw.signal,
     outlivesClient: idempotency !== null,
     isKept: isNamed,

@@ -12,12 +12,15 @@ const HEADER_PATIENCE_MS = 100
 
 const encoder = new TextEncoder()
 
+/** Other servers than ours tell no progress. */
+function tellsProgress({ route }: RelayJob): boolean {
+  return route.current().target.model.digest !== undefined
+}
+
 /** What the backend says of a request; null: nobody knows. */
-async function askReport({ requestId, route }: RelayJob): Promise<RequestReport | null> {
-  const { target, backend } = route.current()
-  const isOwnBackend = target.model.digest !== undefined
-  if (!isOwnBackend) return null
-  const answer = await fetchRequestReport(backend, requestId)
+async function askReport(job: RelayJob): Promise<RequestReport | null> {
+  if (!tellsProgress(job)) return null
+  const answer = await fetchRequestReport(job.route.current().backend, job.requestId)
   return answer.outcome === 'report' ? answer.report : null
 }
 
@@ -55,7 +58,7 @@ export async function tellQueuePosition(
 
 /**
  * While an answer in one piece is waited for: a request that waits for its turn, or that has more tokens
- * than before, is no silence of the upstream's.
+ * than before, is no silence of the upstream's; nor is a server that cannot tell, within its time.
  */
 export async function watchProgress(
   job: RelayJob,
@@ -63,8 +66,10 @@ export async function watchProgress(
   answer: Promise<unknown>,
 ): Promise<void> {
   const askEveryMs = Math.min(ASK_EVERY_MS, job.maxUpstreamSilenceMs / 4)
+  const isDueAt = Date.now() + job.maxUpstreamAnswerMs
   let tokenCount = 0
   do {
+    if (!tellsProgress(job) && Date.now() < isDueAt) line.noteUpstream()
     const report = await askReport(job)
     if (report === null) continue
     const { queue_position: position, usage } = report

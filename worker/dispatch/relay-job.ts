@@ -22,6 +22,8 @@ export interface RelayJob {
   readonly route: Route
   readonly account: AccountClient
   readonly maxUpstreamSilenceMs: number
+  /** For an answer in one piece of a server that tells no progress. */
+  readonly maxUpstreamAnswerMs: number
   readonly clientSignal: AbortSignal
   /** The request runs on when its client leaves, who may come back for the answer. */
   readonly outlivesClient: boolean

@@ -40,8 +40,8 @@ export async function callForTenant(
     () => isOver || startTimer(),
     () => late.abort(),
   )
-  try {
-    return await fetch(locate(backend, path), {
+  const call = () =>
+    fetch(locate(backend, path), {
       method,
       headers: {
         [REQUEST_ID_HEADER]: requestId,
@@ -52,6 +52,13 @@ export async function callForTenant(
       ...(body !== undefined && { body }),
       redirect: 'manual',
       signal: late.signal,
+    })
+  try {
+    // A kept connection may be one that the backend is closing, as after an upload that it
+    // refused before its end: what only reads is asked again, once (RFC 9110, 9.2.2).
+    return await call().catch((cause: unknown) => {
+      if (method === 'GET' && !late.signal.aborted) return call()
+      throw cause
     })
   } catch (cause) {
     throw new ApiError(late.signal.aborted ? 'deadline_exceeded' : 'no_backend', { cause })
