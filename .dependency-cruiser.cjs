@@ -43,7 +43,10 @@ module.exports = {
       '^worker/services\\.ts$',
       '-store\\.ts$',
     ]),
-    only('b5-cloudflare-workers', '^cloudflare:workers', ['^worker/index\\.ts$', '-object\\.ts$']),
+    only('b5-cloudflare-workers', '^cloudflare:workers', [
+      '^worker/(index|direct-fetch)\\.ts$',
+      '-object\\.ts$',
+    ]),
     only('b6-viem', '^node_modules/viem/', ['^worker/proofs/', '^protocol/', '^scripts/']),
     only('b7-hono', '^node_modules/(hono|@hono)/', [
       '^worker/app\\.ts$',

@@ -1,6 +1,7 @@
 import { mkdir, readdir, readFile } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { join } from 'node:path'
+import { getCACertificates } from 'node:tls'
 import { build } from 'esbuild'
 import { convertV4MiniflareOptions, Log, LogLevel, Miniflare } from 'miniflare'
 import { claimPort } from './free-port.ts'
@@ -61,6 +62,7 @@ export async function startGateway(options: GatewayOptions): Promise<Gateway> {
           bindings: { ...options.vars },
           d1Databases: { DB: 'tallygate' },
           r2Buckets: { ARCHIVE: 'tallygate-archive' },
+          serviceBindings: { NETWORK: { network: describeNetwork() } },
           durableObjects: {
             ACCOUNT: { className: 'AccountObject', useSQLite: true },
             RESPONSE: { className: 'ResponseObject', useSQLite: true },
@@ -101,6 +103,15 @@ function findWorkerd(): string {
   return miniflareRequire('workerd').default
 }
 
+/** What Miniflare's own service for it reaches and trusts. */
+function describeNetwork() {
+  const trustedCertificates = getCACertificates(process.platform === 'win32' ? 'default' : 'extra')
+  return {
+    allow: ['public', 'private', '240.0.0.0/4'],
+    tlsOptions: { trustBrowserCas: true, trustedCertificates },
+  }
+}
+
 type SignalListener = readonly [NodeJS.Signals, NodeJS.SignalsListener]
 
 function listSignalListeners(): SignalListener[] {
@@ -124,6 +135,7 @@ async function bundleWorker(): Promise<string> {
     format: 'esm',
     target: 'es2024',
     conditions: ['workerd', 'worker', 'browser'],
+    inject: [join(ROOT, 'worker/direct-fetch.ts')],
     external: ['cloudflare:*'],
     tsconfig: join(ROOT, 'worker/tsconfig.json'),
     logLevel: 'silent',

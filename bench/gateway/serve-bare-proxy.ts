@@ -11,7 +11,7 @@ const SCRIPT = `export default {
   fetch(request, env) {
     const { pathname } = new URL(request.url)
     const { method, headers, body } = request
-    return fetch(env.UPSTREAM + pathname, { method, headers, body })
+    return env.NETWORK.fetch(env.UPSTREAM + pathname, { method, headers, body })
   },
 }`
 
@@ -28,6 +28,7 @@ const miniflare = new Miniflare(
         script: SCRIPT,
         compatibilityDate: '2026-10-01',
         bindings: { UPSTREAM: upstreamUrl ?? '' },
+        serviceBindings: { NETWORK: { network: { allow: ['private'] } } }, // as scripts/gateway.ts
         unsafeDirectSockets: [{ host: '127.0.0.1', port }],
       },
     ],

@@ -31,6 +31,7 @@ beforeEach(async () => {
   gateway = await startGatewayUnderTest(backends, {
     RESERVATION_TTL_MS: '2000',
     UPSTREAM_SILENCE_MS: '1000',
+    UPSTREAM_ANSWER_MS: '1000',
   })
 })
 

@@ -78,6 +78,7 @@ test('the official client gets a stream; the usage chunk only if it asks', async
   const { body, headers } = upstream.exchanges.at(-2)!
   expect(body.stream_options).toEqual({ include_usage: true })
   expect(headers.authorization).toBe('Bearer upstream-token')
+  expect(headers).not.toHaveProperty('cf-worker') // nothing of Miniflare's stands between
   expect(headers['x-tallygate-tenant']).toBe(gateway.accountId)
 })
 

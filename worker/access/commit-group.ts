@@ -1,6 +1,11 @@
-/** An operation that comes so soon after another one may wait for more, … */
-const BURST_MS = 10
-/** … for so long: about what the commit that it saves holds up everybody on the thread. */
+/**
+ * An operation may wait for more where so many came before it … A pair says nothing: one caller's next
+ * request follows its last one's end.
+ */
+const BURST_COUNT = 8
+/** … in so long a time: one every GATHER_MS or so. Longer than a group and what it lets through take. */
+const BURST_MS = 30
+/** It waits so long: about what the commit that it saves holds up everybody on the thread. */
 const GATHER_MS = 3
 
 interface Waiting {
@@ -24,7 +29,8 @@ export interface CommitGroupOptions {
 export class CommitGroup {
   readonly #options: CommitGroupOptions
   #waiting: Waiting[] = []
-  #lastAtMs = Number.NEGATIVE_INFINITY
+  /** Of the last operations, the oldest first. */
+  readonly #lastAtMs: number[] = Array(BURST_COUNT).fill(Number.NEGATIVE_INFINITY)
 
   constructor(options: CommitGroupOptions) {
     this.#options = options
@@ -33,8 +39,10 @@ export class CommitGroup {
   /** Resolves when the operation's writes are in the storage; the platform holds back what follows until they are durable. */
   run<T>(operation: () => T, nowMs: number): Promise<T> | T {
     const { transact, isBusy } = this.#options
-    const isBurst = nowMs - this.#lastAtMs < BURST_MS
-    this.#lastAtMs = nowMs
+    const [firstAtMs = nowMs] = this.#lastAtMs
+    const isBurst = nowMs - firstAtMs < BURST_MS
+    this.#lastAtMs.shift()
+    this.#lastAtMs.push(nowMs)
     if (this.#waiting.length === 0 && !(isBurst && isBusy())) return transact(operation)
     return new Promise<T>((resolve, reject) => {
       if (this.#waiting.length === 0) setTimeout(() => this.#commit(), GATHER_MS)

@@ -9,6 +9,9 @@ export interface JsonBody {
   readonly bytes: Uint8Array
 }
 
+/** Of a body that is larger, so much is read at once. */
+const PART_BYTES = 16_384
+
 type BodyLimits = Pick<Config, 'MAX_BODY_BYTES' | 'BODY_TIMEOUT_MS'>
 
 /** Deeper bodies serve no request and overflow the stack of whoever writes them out again. */
@@ -50,7 +53,9 @@ async function readBytes(request: Request, limits: BodyLimits): Promise<Uint8Arr
   if (statedSizeBytes > mostReadBytes) throw tooLarge()
   const chunks: Uint8Array[] = []
   let sizeBytes = 0
-  for await (const chunk of readInTime(request, limits.BODY_TIMEOUT_MS)) {
+  const isLarge = statedSizeBytes > PART_BYTES
+  const open = isLarge ? openInParts(statedSizeBytes) : undefined
+  for await (const chunk of readInTime(request, limits.BODY_TIMEOUT_MS, open)) {
     sizeBytes += chunk.length
     if (sizeBytes > mostReadBytes) break
     if (sizeBytes <= maxSizeBytes) chunks.push(chunk)
@@ -60,10 +65,35 @@ async function readBytes(request: Request, limits: BodyLimits): Promise<Uint8Arr
   return joinBytes(chunks)
 }
 
-/** The body's chunks. Throws an ApiError when they end too early, or too late. */
-export async function* readInTime(request: Request, timeoutMs: number): AsyncGenerator<Uint8Array> {
+type BodyReader = Pick<ReadableStreamDefaultReader<Uint8Array>, 'read' | 'cancel'>
+
+/**
+ * Reads a body of a known size in full parts: each read costs a turn of the event loop, and a part that
+ * was not full would hold its memory all the same.
+ */
+function openInParts(sizeBytes: number): (body: ReadableStream) => BodyReader {
+  return (body) => {
+    const reader = body.getReader({ mode: 'byob' })
+    let leftBytes = sizeBytes
+    return {
+      read: () => {
+        const part = new Uint8Array(Math.min(leftBytes, PART_BYTES))
+        leftBytes -= part.length
+        return reader.readAtLeast(part.length, part)
+      },
+      cancel: (reason) => reader.cancel(reason),
+    }
+  }
+}
+
+/** The body's chunks, until nobody asks for more. Throws an ApiError when they end too early, or too late. */
+export async function* readInTime(
+  request: Request,
+  timeoutMs: number,
+  open: (body: ReadableStream) => BodyReader = (body) => body.getReader(),
+): AsyncGenerator<Uint8Array> {
   if (request.body === null) return
-  const reader = request.body.getReader()
+  const reader = open(request.body)
   let isLate = false
   const timer = setTimeout(() => {
     isLate = true

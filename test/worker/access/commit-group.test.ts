@@ -20,6 +20,8 @@ function createGroup({ isBusy }: { readonly isBusy: boolean }) {
   return { group, write, stored: () => stored, commitCount: () => commitCount }
 }
 
+const multiples = (of: number) => Array.from({ length: 40 }, (_, index) => index * of)
+
 function fail(): never {
   throw new RangeError('not this one')
 }
@@ -31,7 +33,7 @@ describe('operations on the books of one object', () => {
     const results = await Promise.all(texts.map((text) => group.run(write(text), 1_000)))
     expect(stored()).toEqual(texts)
     expect(results).toEqual(texts.map((_, index) => index + 1))
-    expect(commitCount()).toBe(2) // the first found nobody waiting
+    expect(commitCount()).toBe(9) // before the first eight there was no burst
   })
 
   it('run at once when they come alone', () => {
@@ -40,23 +42,20 @@ describe('operations on the books of one object', () => {
     expect(stored()).toEqual(['a', 'b'])
   })
 
-  it('run at once when the last one is some time ago', () => {
-    const { group, write, stored } = createGroup({ isBusy: true })
-    group.run(write('a'), 1_000)
-    group.run(write('b'), 1_010)
-    expect(stored()).toEqual(['a', 'b'])
+  it('run at once while they come no faster than one in 4 ms, or in pairs', () => {
+    for (const timesMs of [multiples(4), multiples(10).flatMap((atMs) => [atMs, atMs])]) {
+      const { group, write, stored } = createGroup({ isBusy: true })
+      for (const atMs of timesMs) group.run(write('a'), atMs)
+      expect(stored()).toHaveLength(timesMs.length)
+    }
   })
 
   it('fail alone: what came with it is committed', async () => {
     const { group, write, stored } = createGroup({ isBusy: true })
-    const operations = [write('first'), write('a'), fail, write('b')]
+    for (let count = 0; count < 8; count++) group.run(write('early'), 1_000)
+    const operations = [write('a'), fail, write('b')]
     const results = await Promise.allSettled(operations.map((each) => group.run(each, 1_000)))
-    expect(stored()).toEqual(['first', 'a', 'b'])
-    expect(results.map(({ status }) => status)).toEqual([
-      'fulfilled',
-      'fulfilled',
-      'rejected',
-      'fulfilled',
-    ])
+    expect(stored().slice(8)).toEqual(['a', 'b'])
+    expect(results.map(({ status }) => status)).toEqual(['fulfilled', 'rejected', 'fulfilled'])
   })
 })
