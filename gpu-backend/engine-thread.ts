@@ -4,7 +4,7 @@ import { createModelRunner } from './compute/model-runner.ts'
 import { findMaxSequenceTokens } from './engine/refusal.ts'
 import { assertLimits } from './engine/scheduler.ts'
 import type { EngineThreadOptions, StartReport } from './engine-messages.ts'
-import { createXgrammar } from './grammar/xgrammar.ts'
+import { startThreadGrammars } from './grammar/thread-grammars.ts'
 import { openModel } from './model/open-model.ts'
 import { serveEngine } from './serve-engine.ts'
 import { listTokenBytes } from './text/token-bytes.ts'
@@ -29,6 +29,11 @@ async function open(port: MessagePort, options: EngineThreadOptions) {
     const maxSequenceTokens = findMaxSequenceTokens(runner)
     const bytes = listTokenBytes(tokenizer)
     const noBytes = new Uint8Array()
+    const grammars = await startThreadGrammars({
+      tokenBytes: bytes,
+      vocabSize: config.vocabSize,
+      stopTokenIds: tokenizer.eosTokenIds,
+    })
     const parts = {
       runner,
       tokenBytes: (tokenId: number) => bytes[tokenId] ?? noBytes,
@@ -36,14 +41,14 @@ async function open(port: MessagePort, options: EngineThreadOptions) {
       modelDigest: digest,
       prefixSharing: options.prefixSharing,
       nowMs: () => performance.now(),
-      openGrammar: await createXgrammar({
-        tokenBytes: bytes,
-        vocabSize: config.vocabSize,
-        stopTokenIds: tokenizer.eosTokenIds,
-      }),
+      openGrammar: grammars.open,
     }
     report({ kind: 'ready', model: { name, digest, config, tokenizer, maxSequenceTokens } })
-    return { served: { parts, slots: runner }, close: () => runner.close() }
+    const close = async () => {
+      await grammars.close()
+      await runner.close()
+    }
+    return { served: { parts, slots: runner }, close }
   } catch (error) {
     const { message, stack = message } = error instanceof Error ? error : new Error(String(error))
     report({ kind: 'failed', message, detail: stack })

@@ -1,4 +1,4 @@
-import { setImmediate } from 'node:timers/promises'
+import { setImmediate, setTimeout } from 'node:timers/promises'
 import type { LoraWeights } from './adapters/lora-weights.ts'
 import { Engine } from './engine/engine.ts'
 import type { EngineParts } from './engine/engine-parts.ts'
@@ -15,6 +15,9 @@ export interface ServedEngine {
   readonly parts: Omit<EngineParts, 'adapters' | 'emit' | 'onFault'>
   readonly slots: AdapterSlots
 }
+
+/** Between two looks at masks that nothing can go on without. */
+const MASK_POLL_MS = 1
 
 export type EngineChannel = MessageChannelEnd<EngineCommand, EngineReport>
 
@@ -72,9 +75,9 @@ export async function serveEngine(channel: EngineChannel, served: ServedEngine):
       else channel.postMessage({ kind: 'refused', callId: next.callId, message: refusal })
     }
     if (engine.hasWork) {
-      await engine.step()
+      const hasRun = await engine.step()
       flush()
-      await setImmediate()
+      await (hasRun ? setImmediate() : setTimeout(MASK_POLL_MS))
     } else if (closeCallId === null) {
       await new Promise<void>((resolve) => {
         wake = resolve

@@ -14,9 +14,10 @@ import {
   type ChoiceGroup,
   countUsage,
   createSequence,
+  findMask,
   NO_USAGE,
-  openMask,
   type Sequence,
+  seekMask,
 } from './sequence.ts'
 import { listForStep } from './short-step.ts'
 import { type Urgent, urgencyLevel } from './urgency.ts'
@@ -85,26 +86,29 @@ export class Engine {
     return this.#live.size > 0
   }
 
-  /** One turn: admit → schedule → run → sample → emit → free. Call it again only when it has resolved; it rejects only where the KV cache breaks its contract. */
-  async step(): Promise<void> {
+  /**
+   * One turn: admit → schedule → run → sample → emit → free. Call it again only when it has resolved; it
+   * rejects only where the KV cache breaks its contract. False when all that could run waits for masks:
+   * call it again a little later.
+   */
+  async step(): Promise<boolean> {
     this.#dropCancelled()
     this.#dropOrphans()
     this.#dropExpired()
+    for (const { held } of [...this.#running.sequences()]) {
+      if (held !== null) this.#takeRow(held.row, held.output)
+    }
     this.#running.grow()
     this.#running.admit()
     const rows = this.#planStep()
-    if (rows.length === 0) return
-    // Masks are found while the model runs.
-    const opening = Promise.allSettled(rows.map((row) => this.#openMask(row)))
+    if (rows.length === 0) return this.#running.count === 0
+    for (const { sequence } of rows) seekMask(sequence, this.#parts.openGrammar)
     const outputs = await this.#run(rows)
-    const masks = await opening
-    if (outputs === null) return
-    for (const [index, row] of rows.entries()) {
-      for (const event of this.#takeRow(row, outputs[index] ?? null, masks[index])) {
-        if (event.kind === 'finish') this.#end(row.sequence, event)
-        else this.#parts.emit(event)
-      }
-    }
+    outputs?.forEach((output, index) => {
+      const row = rows[index]
+      if (row !== undefined) this.#takeRow(row, output)
+    })
+    return true
   }
 
   /**
@@ -246,7 +250,7 @@ export class Engine {
       passedOverCount: this.#waiting.chunksSince,
       maxPassedOverCount: limits.maxRunningCount,
     }
-    const running = [...this.#running.sequences()]
+    const running = [...this.#running.sequences()].filter(({ held }) => held === null)
     const chosen = this.#shortStepCount < MAX_SHORT_STEPS ? listForStep(running, rights) : running
     this.#shortStepCount = chosen.length < running.length ? this.#shortStepCount + 1 : 0
     return planStep(chosen, limits, (prompts) => takeTurns(prompts, rights))
@@ -269,29 +273,36 @@ export class Engine {
     }
   }
 
-  async #openMask({ sequence, wantsToken }: Row): Promise<Int32Array | null> {
-    return wantsToken ? openMask(sequence, this.#parts.openGrammar) : null
+  /**
+   * Emits what a row says that was run, or holds it until its mask is known. A fault in one sequence (NaN
+   * logits, a failed assertion) ends that sequence alone.
+   */
+  #takeRow(row: Row, output: Float32Array | null): void {
+    const { sequence } = row
+    for (const event of this.#readRow(row, output)) {
+      if (event.kind === 'finish') this.#end(sequence, event)
+      else this.#parts.emit(event)
+    }
   }
 
-  /** A fault in one sequence (NaN logits, a failed assertion) ends that sequence alone. */
-  #takeRow(
-    row: Row,
-    output: Float32Array | null,
-    mask: PromiseSettledResult<Int32Array | null> | undefined,
-  ): readonly RowEvent[] {
-    const { sequence } = row
+  #readRow(row: Row, output: Float32Array | null): readonly RowEvent[] {
+    const { sequence, wantsToken } = row
     try {
-      return takeRow(row, output, (logits) => {
-        if (mask?.status === 'rejected') throw mask.reason
-        const tokenId = this.#sampler.sample(logits, sequence.history, mask?.value)
-        this.#accounting.noteSampled(sequence)
-        return tokenId
-      })
+      const mask = wantsToken ? findMask(sequence) : null
+      sequence.held = mask === 'awaited' ? { row, output: output?.slice() ?? null } : null
+      if (mask === 'awaited') return []
+      return takeRow(row, output, (logits) => this.#sample(sequence, logits, mask))
     } catch (error) {
       this.#parts.onFault(error, [sequence.request.id])
       this.#fail(sequence, 'internal_error', FAULT_MESSAGE)
       return []
     }
+  }
+
+  #sample(sequence: Sequence, logits: Float32Array, mask: Int32Array | null): number {
+    const tokenId = this.#sampler.sample(logits, sequence.history, mask)
+    this.#accounting.noteSampled(sequence)
+    return tokenId
   }
 
   #fail(sequence: Sequence, code: EngineErrorCode, message: string): void {

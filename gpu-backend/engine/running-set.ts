@@ -70,6 +70,7 @@ export class RunningSet {
   grow(): void {
     const ranked = this.#rankYielding(this.standing())
     for (const { holder } of ranked.toReversed()) {
+      if (holder.held !== null) continue
       while (holder.kv !== null && holder.computedCount === holder.kv.row.capacity) {
         if (this.#memory.grow(holder.kv)) break
         const victim = ranked.find(({ holder: { kv } }) => kv !== null)
@@ -159,6 +160,7 @@ export class RunningSet {
     if (sequence.kv === null) return
     this.#memory.close(sequence.kv, sequence.pageKeyOf, keptPageCount)
     sequence.kv = null
+    sequence.held = null
     this.#running.delete(sequence.request.id)
   }
 

@@ -58,10 +58,18 @@ export interface Sequence {
   billedPromptCount: number
   /** [H]: with `embed`, the sum of the computed tokens' states; null before the first. */
   stateSum: Float64Array | null
-  /** Null where the answer is free, and until its first token. */
+  /** Null where the answer is free, and until its first row. */
   matcher: AnswerMatcher | null
+  /** What was run of it and is not taken yet: its mask is not known. It gets no row meanwhile. */
+  held: HeldRow | null
   /** What no event has told yet: of the prompt's tokens so far, where they are wanted. */
   readonly untoldLogprobs: TokenLogprob[]
+}
+
+interface HeldRow {
+  readonly row: PlannedRow<Sequence>
+  /** What the runner gave for it. */
+  readonly output: Float32Array | null
 }
 
 export interface Arrival {
@@ -106,6 +114,7 @@ export function createSequence(request: EngineRequest, arrival: Arrival): Sequen
     billedPromptCount: 0,
     stateSum: null,
     matcher: null,
+    held: null,
     untoldLogprobs: [],
   }
 }
@@ -176,16 +185,19 @@ export function takeLogprobs(
   return tokenId === null ? untold : [...untold, measureLogprob(logits, tokenId, topLogprobCount)]
 }
 
-/** The tokens that the answer's grammar allows next; null where it is free. */
-export async function openMask(
-  sequence: Sequence,
-  openGrammar: OpenGrammar | undefined,
-): Promise<Int32Array | null> {
+/** Has the mask of the next token sought, where the answer is not free. */
+export function seekMask(sequence: Sequence, openGrammar: OpenGrammar | undefined): void {
   const { grammar } = sequence.request
-  if (grammar === null) return null
-  assert(openGrammar, 'This engine has no grammars.')
-  sequence.matcher ??= await openGrammar(grammar)
-  return sequence.matcher.nextMask()
+  if (grammar === null) return
+  sequence.matcher ??= openGrammar?.(grammar) ?? null
+  sequence.matcher?.seekMask()
+}
+
+/** Of the tokens that the answer's grammar allows next; null where it is free. */
+export function findMask({ request, matcher }: Sequence): Int32Array | 'awaited' | null {
+  if (request.grammar === null) return null
+  assert(matcher, 'This engine has no grammars.')
+  return matcher.findMask() ?? 'awaited'
 }
 
 /** Adds the states of a row that was just run; `sum` [H]. */

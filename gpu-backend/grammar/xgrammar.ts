@@ -3,27 +3,30 @@ import { readFile } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { compileFunction } from 'node:vm'
 import type * as Library from '@mlc-ai/web-xgrammar'
-import type { AnswerMatcher, OpenGrammar } from '../engine/answer-grammar.ts'
 import { CHAR_OF_BYTE } from '../text/byte-level.ts'
+import type { GrammarVocabulary } from './grammar-messages.ts'
 
 /** Compiled grammars that are kept for the next request with the same one. */
 const MAX_COMPILED_COUNT = 64
 
-interface GrammarVocabulary {
-  /** [≤ V] The bytes of each token; empty for control tokens, which no grammar allows. */
-  readonly tokenBytes: readonly Uint8Array[]
-  /** V: the logits of a step. */
-  readonly vocabSize: number
-  /** Allowed where an answer may end. */
-  readonly stopTokenIds: readonly number[]
+/** Follows one answer through its grammar. */
+export interface GrammarMatcher {
+  /** [⌈V/32⌉] See `AnswerMatcher` of `engine/answer-grammar.ts`. */
+  readonly nextMask: () => Promise<Int32Array>
+  /** Takes a token that the last mask allows. */
+  readonly accept: (tokenId: number) => void
+  readonly dispose: () => void
 }
+
+/** Compiles a grammar (EBNF, its rule `root`), or finds it compiled; rejects where it cannot. One call at a time. */
+type OpenMatcher = (grammar: string) => Promise<GrammarMatcher>
 
 /**
  * XGrammar over one vocabulary. Compiling takes tens of milliseconds for a large vocabulary, the next
  * mask some hundredths of one. What it is given must be well-formed: the library aborts its process
  * image, for every later request, on a grammar that it cannot parse.
  */
-export async function createXgrammar(vocabulary: GrammarVocabulary): Promise<OpenGrammar> {
+export async function createXgrammar(vocabulary: GrammarVocabulary): Promise<OpenMatcher> {
   const library = await loadLibrary()
   const { tokenBytes, vocabSize, stopTokenIds } = vocabulary
   const tokens = tokenBytes.map((bytes) =>
@@ -37,22 +40,22 @@ export async function createXgrammar(vocabulary: GrammarVocabulary): Promise<Ope
     [...stopTokenIds],
   )
   const compiler = await library.GrammarCompiler.createGrammarCompiler(info, false)
-  const compiled = new Map<string, Promise<Library.CompiledGrammar>>()
+  const compiled = new Map<string, Library.CompiledGrammar>()
 
-  function compile(grammar: string): Promise<Library.CompiledGrammar> {
-    const found = compiled.get(grammar) ?? compiler.compileGrammar(grammar)
+  async function compile(grammar: string): Promise<Library.CompiledGrammar> {
+    const found = compiled.get(grammar) ?? (await compiler.compileGrammar(grammar))
     compiled.delete(grammar)
     compiled.set(grammar, found)
     const [oldest] = compiled.keys()
     if (compiled.size > MAX_COMPILED_COUNT && oldest !== undefined) {
       // Matchers that still use it hold the compiled grammar themselves.
-      void compiled.get(oldest)?.then((old) => old.dispose())
+      compiled.get(oldest)?.dispose()
       compiled.delete(oldest)
     }
     return found
   }
 
-  return async (grammar): Promise<AnswerMatcher> => {
+  return async (grammar): Promise<GrammarMatcher> => {
     const matcher = await library.GrammarMatcher.createGrammarMatcher(await compile(grammar))
     return {
       nextMask: () => matcher.getNextTokenBitmask(),
