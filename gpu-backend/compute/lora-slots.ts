@@ -6,9 +6,7 @@ import {
   LINEAR_GROUPS,
   type LinearGroup,
   loraDownInput,
-  loraInputs,
   loraUpInput,
-  padTiles,
   RANK_TILE,
 } from '../model/graph-inputs.ts'
 import {
@@ -17,7 +15,7 @@ import {
   linearSizes,
   type ModelConfig,
 } from '../model/model-source.ts'
-import { int64s, ones } from './feeds.ts'
+import { feedProducts, MIN_TILES, planProducts, type RunSlot } from './lora-products.ts'
 import type { Tensor } from './session.ts'
 
 interface LoadedAdapter {
@@ -33,15 +31,6 @@ interface Slot {
   readonly start: number
   readonly size: number
 }
-
-/** A slot that a run uses. */
-interface ActiveSlot extends Slot {
-  /** Its tokens, in order. */
-  readonly tokens: readonly number[]
-}
-
-/** See `loraInputs`. */
-const MIN_TILES = 2
 
 /**
  * The adapters of the running batch, laid under each other for the graph: tiles of `a` and `b` by
@@ -147,43 +136,31 @@ class SlotGroup {
   }
 
   productBytes(active: ReadonlyMap<string, ActiveAdapter>): number {
-    const adapters = [...active.values()].filter((adapter) => this.#countTiles(adapter) > 0)
-    const tileCount = adapters.reduce((sum, adapter) => sum + this.#countTiles(adapter), 0)
-    const width = Math.max(0, ...adapters.map(({ tokens }) => tokens.length))
+    let tileCount = 0
+    const slots = [...active.values()].flatMap((adapter): RunSlot[] => {
+      const size = this.#countTiles(adapter)
+      if (size === 0) return []
+      const start = tileCount
+      tileCount += size
+      return [{ start, size, tokens: adapter.tokens }]
+    })
+    const { width, copyWidth, copyCount } = planProducts(slots, tileCount)
     const outputs = this.#linears.reduce((sum, { outputSize }) => sum + outputSize, 0)
-    return tileCount * width * outputs * Float32Array.BYTES_PER_ELEMENT
+    const productCount = tileCount * width + copyCount * copyWidth
+    return productCount * outputs * Float32Array.BYTES_PER_ELEMENT
   }
 
   feed(active: ReadonlyMap<string, ActiveAdapter>, tokenCount: number): Record<string, Tensor> {
-    const slots = this.#slots.flatMap((slot): ActiveSlot[] => {
+    const placed = this.#slots.flatMap((slot) => {
       const adapter = active.get(slot.adapter)
       return adapter ? [{ ...slot, tokens: adapter.tokens }] : []
     })
-    const end = Math.max(MIN_TILES, endOf(slots))
-    const first = Math.min(end - MIN_TILES, ...slots.map((slot) => slot.start))
+    const end = Math.max(MIN_TILES, endOf(placed))
+    const first = Math.min(end - MIN_TILES, ...placed.map(({ start }) => start))
     const tileCount = end - first
-    const width = Math.max(1, ...slots.map((slot) => slot.tokens.length)) // M
-    const depth = padTiles(Math.max(1, ...slots.map((slot) => slot.size))) // W
-    const tokens = new Array<number>(tileCount * width).fill(0)
-    const results = new Array<number>(depth * tokenCount).fill(0)
-    const isResult = new Uint8Array(results.length)
-    for (const slot of slots) {
-      for (let w = 0; w < slot.size; w++) {
-        slot.tokens.forEach((token, m) => {
-          const result = (slot.start - first + w) * width + m
-          tokens[result] = token
-          results[w * tokenCount + token] = result
-          isResult[w * tokenCount + token] = 1
-        })
-      }
-    }
-    const inputs = loraInputs(this.#group)
+    const slots = placed.map((slot): RunSlot => ({ ...slot, start: slot.start - first }))
     return {
-      [inputs.on]: { data: Uint8Array.of(slots.length > 0 ? 1 : 0), dims: [] },
-      [inputs.tokens]: int64s(tokens, [tileCount, width, 1]),
-      [inputs.results]: int64s(results, [depth, tokenCount]),
-      [inputs.isResult]: { data: isResult, dims: [depth, tokenCount, 1] },
-      [inputs.resultOnes]: ones(depth),
+      ...feedProducts(this.#group, { slots, tileCount, tokenCount }),
       ...this.#feedLayers(first, tileCount),
     }
   }

@@ -154,12 +154,17 @@ export function peaksInput(group: RowGroup, { part, layer }: KvPart): string {
 }
 
 /**
- * P tiles of the group (at least 2, or ONNX Runtime would take all products for one and sum in
- * another order), M tokens a tile at most, W tiles a token at most. An adapter's ranks fill tiles
- * of their own; a tile has 16 ranks of each of the group's linear layers.
+ * P tiles of the group, M tokens a tile at most, W tiles a token at most. An adapter's ranks fill tiles
+ * of their own; a tile has 16 ranks of each of the group's linear layers. Tiles with many more tokens than
+ * the others are copied in the run, Q copies with N tokens at most, so that the others need not be as wide.
+ * P and Q are at least 2, or ONNX Runtime would take all products for one and sum in another order.
  * - `on` [] bool: whether the step has an adapter for this group of layers.
  * - `tokens` [P, M, 1] int64: the tokens that a tile multiplies; padding repeats any token.
- * - `results` [W, T] int64: for each token, its results among the P · M, in the order of its tiles.
+ * - `isCopied` [] bool: whether the step has copies.
+ * - `copies` [Q] int64: the tile that each is of.
+ * - `copyTokens` [Q, N, 1] int64: as `tokens`.
+ * - `results` [W, T] int64: for each token, its results among the P · M and then the Q · N, in the order of
+ *   its tiles.
  * - `isResult` [W, T, 1] bool: false for padding, and for tokens of the base model.
  * - `resultOnes` [1, W] float32: ones. See {@link padTiles}.
  */
@@ -167,6 +172,9 @@ export function loraInputs(group: LinearGroup) {
   return {
     on: `lora.${group}.on`,
     tokens: `lora.${group}.tokens`,
+    isCopied: `lora.${group}.is_copied`,
+    copies: `lora.${group}.copies`,
+    copyTokens: `lora.${group}.copy_tokens`,
     results: `lora.${group}.results`,
     isResult: `lora.${group}.is_result`,
     resultOnes: `lora.${group}.result_ones`,

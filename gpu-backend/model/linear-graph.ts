@@ -40,7 +40,7 @@ export function addLinear(
 /**
  * `y + delta`, delta being each token's own adapter's `(x · Aᵀ) · B`, where an adapter is at work.
  *
- * Each tile of 16 ranks a layer multiplies the tokens of its adapter, one row a product; then each token sums
+ * Each tile of 16 ranks a layer, or a copy of it, multiplies the tokens of its adapter, one row a product; then each token sums
  * the results of its tiles in their order. So the work follows the ranks that a token uses, no result
  * depends on the batch, to the last bit, and nothing of another adapter can leak, not even a NaN.
  */
@@ -48,17 +48,26 @@ export function addLora(
   graph: OnnxGraph,
   y: string,
   x: string,
-  { group, layer, outputSize }: { group: LinearGroup; layer: number; outputSize: number },
+  { outputSize, ...place }: LoraPlace,
 ): string {
-  const { on, tokens, results, isResult, resultOnes } = loraInputs(group)
+  const { on, tokens, isCopied, copies, copyTokens, results, isResult, resultOnes } = loraInputs(
+    place.group,
+  )
   return graph.either(
     on,
     (branch) => {
-      const rows = branch.node('Gather', [x, tokens], { axis: 0 }) // [P, M, 1, in]
-      const ranks = branch.timesTransposed(rows, loraDownInput(group, layer), 4) // [P, M, 1, 16 · n]
-      const products = addLoraUp(branch, ranks, { group, layer }) // [P, M, 1, out]
-      const flat = branch.node('Reshape', [products, branch.ints([-1, outputSize])])
-      const byToken = branch.node('Gather', [flat, results], { axis: 0 }) // [W, T, out]
+      const options = { ...place, outputSize }
+      const products = addProducts(branch, x, tokens, { ...options, tilesOf: (input) => input })
+      const all = branch.either(
+        isCopied,
+        (copied) => {
+          const tilesOf = (input: string) => copied.node('Gather', [input, copies], { axis: 0 })
+          const more = addProducts(copied, x, copyTokens, { ...options, tilesOf })
+          return copied.node('Concat', [products, more], { axis: 0 })
+        },
+        (plain) => plain.node('Identity', [products]),
+      )
+      const byToken = branch.node('Gather', [all, results], { axis: 0 }) // [W, T, out]
       const own = branch.node('Where', [isResult, byToken, branch.float(0)])
       const sums = branch.sumOuter(own, resultOnes)
       const deltas = branch.node('Reshape', [sums, branch.ints([-1, outputSize])])
@@ -68,21 +77,32 @@ export function addLora(
   )
 }
 
-/** Each linear layer's ranks times its own B, side by side. */
-function addLoraUp(
+interface LoraPlace {
+  readonly group: LinearGroup
+  readonly layer: number
+  readonly outputSize: number
+}
+
+/** `tokens` [P, M, 1] of x, each times the tile of its row: [P · M, out]. */
+function addProducts(
   graph: OnnxGraph,
-  ranks: string,
-  { group, layer }: { group: LinearGroup; layer: number },
+  x: string,
+  tokens: string,
+  options: LoraPlace & { readonly tilesOf: (input: string) => string },
 ): string {
+  const { group, layer, outputSize, tilesOf } = options
   const linears = LINEAR_GROUPS[group]
+  const rows = graph.node('Gather', [x, tokens], { axis: 0 }) // [P, M, 1, in]
+  const ranks = graph.timesTransposed(rows, tilesOf(loraDownInput(group, layer)), 4) // [P, M, 1, 16 · n]
   const sizes = graph.ints(linears.map(() => RANK_TILE))
   const parts =
     linears.length > 1 ? graph.split(ranks, sizes, { axis: 3, count: linears.length }) : [ranks]
   const outputs = linears.map((linear, i) =>
-    graph.node('MatMul', [parts[i] ?? '', loraUpInput(linear, layer)]),
+    graph.node('MatMul', [parts[i] ?? '', tilesOf(loraUpInput(linear, layer))]),
   )
   const [only = ''] = outputs
-  return outputs.length > 1 ? graph.node('Concat', outputs, { axis: 3 }) : only
+  const products = outputs.length > 1 ? graph.node('Concat', outputs, { axis: 3 }) : only
+  return graph.node('Reshape', [products, graph.ints([-1, outputSize])])
 }
 
 function addWeights(

@@ -121,8 +121,12 @@ function addInputs(graph: OnnxGraph, options: Omit<AttentionOptions, 'layer'>): 
     const { inputSize } = groupSize(config, group)
     const inputs = loraInputs(group)
     const [P, M, W] = [`P_${group}`, `M_${group}`, `W_${group}`]
+    const [Q, N] = [`Q_${group}`, `N_${group}`]
     graph.input(inputs.on, 'bool', [])
     graph.input(inputs.tokens, 'int64', [P, M, 1])
+    graph.input(inputs.isCopied, 'bool', [])
+    graph.input(inputs.copies, 'int64', [Q])
+    graph.input(inputs.copyTokens, 'int64', [Q, N, 1])
     graph.input(inputs.results, 'int64', [W, 'T'])
     graph.input(inputs.isResult, 'bool', [W, 'T', 1])
     graph.input(inputs.resultOnes, 'float32', [1, W])

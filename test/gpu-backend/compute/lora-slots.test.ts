@@ -2,6 +2,7 @@ import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { LoraSlots } from '../../../gpu-backend/compute/lora-slots.ts'
 import type { Tensor } from '../../../gpu-backend/compute/session.ts'
+import { resultsOf } from '../../support/lora-feeds.ts'
 import { createRandomAdapter } from '../../support/random-adapter.ts'
 import { TINY_CONFIG } from '../../support/random-model.ts'
 
@@ -22,20 +23,7 @@ function feedOne(slots: LoraSlots, digests: readonly (string | null)[]): Record<
 
 /** The tiles of each token in group `o`, in order. */
 function tilesOf(feeds: Record<string, Tensor>): number[][] {
-  const tokens = feeds['lora.o.tokens']!
-  const results = feeds['lora.o.results']!
-  const isResult = feeds['lora.o.is_result']!
-  const width = tokens.dims[1]!
-  const [depth = 0, tokenCount = 0] = results.dims
-  return Array.from({ length: tokenCount }, (_, token) =>
-    Array.from({ length: depth }, (_, w) => w * tokenCount + token)
-      .filter((at) => isResult.data[at] === 1)
-      .map((at) => {
-        const result = Number(results.data[at])
-        expect(Number(tokens.data[result])).toBe(token)
-        return Math.floor(result / width)
-      }),
-  )
+  return resultsOf(feeds, 'o').map((results) => results.map(({ tile }) => tile))
 }
 
 test('in any order of batches an adapter has tiles of its own that hold its weights', () => {
